@@ -1,0 +1,1 @@
+"""Experiments, one script each: `python -m benchmarks.NAME --help`, from a checkout."""

@@ -1,0 +1,425 @@
+"""Trains an attractor network on MNIST, Fashion-MNIST or the embedded digits: `python -m benchmarks.mnist --help`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import eqprop
+from benchmarks import _common
+from eqprop._data import DATASETS, DataSplits, load_dataset
+from eqprop._errors import ConfigError
+from eqprop._figures import gradient_alignment, learning_curves, receptive_fields, relaxation
+from eqprop._runs import Run
+from eqprop._trainer import Trainer
+
+MODULE = "benchmarks.mnist"
+RULES = ("ep", "implicit", "rbp", "bptt", "backprop")
+SCHEDULES = ("constant", "exponential", "cosine")
+
+# Settings that an option on the command line overrides. Looked up by data set and network, then by data set, then by
+# number of hidden layers; what a preset leaves out comes from DEFAULTS.
+DEFAULTS: dict[str, Any] = {
+    "network": "784-1024-10", "activation": "hard_sigmoid", "cost": "squared-error", "initializer": "xavier_uniform",
+    "gain": None, "beta": 0.2, "contour": "centred", "readout": "contrast", "free_sweeps": 15, "nudged_sweeps": 15,
+    "tol": None, "products": None, "epochs": 20, "batch_size": 16, "lr": (0.1, 0.05), "schedule": "exponential",
+    "decay": 0.05, "momentum": 0.0, "weight_decay": 0.0,
+}  # fmt: skip
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    # one hidden layer: sweeps, batch and beta as published for deep Hopfield networks on MNIST (Scellier et al. 2023)
+    ("mnist", "784-1024-10"): {"lr": (0.1, 0.05)},
+    ("fashion-mnist", "784-1024-10"): {"lr": (0.1, 0.05)},
+    # two hidden layers settle more slowly
+    ("mnist", "784-512-512-10"): {
+        "lr": (0.2, 0.1, 0.05), "free_sweeps": 40, "nudged_sweeps": 20, "epochs": 30,
+    },
+    # 5,000 images: more epochs, seconds each
+    ("digits", "784-1024-10"): {"lr": (0.1, 0.05), "epochs": 20},
+}  # fmt: skip
+# in per cent of test error, for --rule ep with the preset's network
+TARGETS = {
+    ("mnist", "784-1024-10"): 1.9,
+    ("mnist", "784-512-512-10"): 2.2,
+    ("fashion-mnist", "784-1024-10"): 11.3,
+    ("digits", "784-1024-10"): 5.5,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides the numbers of a run; goes into config.json."""
+
+    rule: str
+    dataset: str
+    network: str
+    activation: str
+    cost: str
+    initializer: str
+    gain: float | None
+    beta: float
+    contour: str
+    readout: str
+    free_sweeps: int
+    nudged_sweeps: int
+    tol: float | None
+    products: str | None
+    epochs: int
+    batch_size: int
+    lr: tuple[float, ...]
+    schedule: str
+    decay: float
+    momentum: float
+    weight_decay: float
+    seed: int
+    validation: int | None
+    train: int | None
+    device: str
+
+    def __post_init__(self) -> None:
+        for name in ("free_sweeps", "nudged_sweeps", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')}: got {getattr(self, name)}, needed at least 1")
+        if not all(math.isfinite(rate) and rate > 0 for rate in self.lr):
+            raise ConfigError(f"--lr: got {self.lr}, needed numbers above 0, as in --lr 0.1,0.05")
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"--decay: got {self.decay}, needed a factor above 0 and at most 1")
+        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
+            raise ConfigError(
+                f"--momentum: got {self.momentum}, needed 0 to below 1; --weight-decay: got {self.weight_decay}, "
+                "needed at least 0"
+            )
+        if not math.isfinite(self.beta) or self.beta == 0:
+            raise ConfigError(f"--beta: got {self.beta}, needed a number other than 0, as in --beta 0.2")
+        if self.train is not None and self.train < 1:
+            raise ConfigError(f"--train: got {self.train}, needed at least 1")
+        sizes(self.network)
+
+    def record(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def sizes(network: str) -> list[int]:
+    """[784, 1024, 10] of "784-1024-10"."""
+    try:
+        units = [int(part) for part in network.split("-")]
+    except ValueError:
+        units = []
+    if len(units) < 3 or min(units) < 1:
+        raise ConfigError(f"--network: got {network!r}, needed units of input, hidden and output, as in 784-1024-10")
+    return units
+
+
+def preset(dataset: str, network: str | None) -> dict[str, Any]:
+    """Settings for a data set and a network; of the same depth, where that very network has none."""
+    name = network or DEFAULTS["network"]
+    depth = name.count("-")
+    same_depth = [kept for (_, other), kept in PRESETS.items() if other.count("-") == depth]
+    found = PRESETS.get((dataset, name)) or (same_depth[0] if same_depth else {})
+    return {**DEFAULTS, "network": name} | found
+
+
+# -- options -------------------------------------------------------------------------------------------------------------
+
+
+def options() -> argparse.ArgumentParser:
+    lines = [
+        f"  {data:14} {net:16} " + ", ".join(f"{k}={v}" for k, v in p.items()) for (data, net), p in PRESETS.items()
+    ]
+    epilog = (
+        "Options without a value shown take it from a preset of data set and network:\n"
+        + "\n".join(lines)
+        + "\n  otherwise      "
+        + ", ".join(f"{k}={v}" for k, v in DEFAULTS.items() if k != "network" and v is not None)
+        + "\n\nexamples:\n"
+        f"  python -m {MODULE} --rule ep --network 784-1024-10 --epochs 20 --out runs/ep\n"
+        f"  python -m {MODULE} --dataset fashion-mnist --seeds 3 --out runs/fashion\n"
+        f"  python -m {MODULE} --network 784-512-512-10 --tol 1e-3 --out runs/deep --resume"
+    )
+    made = _common.parser(MODULE, "Train an attractor network on handwritten digits or clothes.", epilog)
+    data = made.add_argument_group("data")
+    data.add_argument("--dataset", choices=DATASETS, default="mnist", help="data set")
+    data.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: cache, or download)")
+    data.add_argument("--validation", type=int, metavar="N", help="images held out for validation (0: none)")
+    data.add_argument("--train", type=int, metavar="N", help="train on so many images only, drawn by the seed")
+    network = made.add_argument_group("network")
+    network.add_argument("--network", metavar="N-N-N", help="units of input, hidden layers, output")
+    network.add_argument("--activation", metavar="NAME", help="hard_sigmoid, sigmoid, tanh, relu6, dsilu, ...")
+    network.add_argument(
+        "--cost", metavar="NAME", help="squared-error, or cross-entropy on a readout outside the dynamics"
+    )
+    network.add_argument("--initializer", metavar="NAME", help="of the weights, as xavier_uniform")
+    network.add_argument("--gain", type=float, metavar="G", help="scale of the initial weights")
+    rule = made.add_argument_group("learning rule")
+    rule.add_argument("--rule", choices=RULES, default="ep", help="ep, or a ground truth to compare with")
+    rule.add_argument("--beta", type=float, metavar="B", help="nudge strength")
+    rule.add_argument("--contour", metavar="NAME", help="centred, one-sided or random-sign")
+    rule.add_argument("--readout", metavar="NAME", help="contrast or tangent")
+    rule.add_argument("--free-sweeps", type=int, metavar="N", help="sweeps of the free phase")
+    rule.add_argument("--nudged-sweeps", type=int, metavar="N", help="sweeps of a nudged phase (bptt: unrolled)")
+    rule.add_argument(
+        "--tol", type=float, metavar="T", help="stop a phase at this residual; the sweeps are then the most"
+    )
+    rule.add_argument("--products", metavar="DTYPE", help="bfloat16: cheaper matrix products in the free phase")
+    training = made.add_argument_group("training")
+    training.add_argument("--epochs", type=int, metavar="N", help="passes over the training set")
+    training.add_argument("--batch-size", type=int, metavar="N", help="images a step")
+    training.add_argument("--lr", metavar="R[,R...]", help="learning rate, or one a connection from the input on")
+    training.add_argument("--schedule", choices=SCHEDULES, help="of the learning rates, over the epochs")
+    training.add_argument("--decay", type=float, metavar="F", help="exponential: factor over the whole run")
+    training.add_argument("--momentum", type=float, metavar="M", help="momentum of SGD")
+    training.add_argument("--weight-decay", type=float, metavar="W", help="weight decay of SGD")
+    training.add_argument("--seed", type=int, default=0, help="of weights, order of images and validation draw")
+    training.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="train with N seeds from --seed, report the mean"
+    )
+    training.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="also checkpoint within an epoch")
+    return made
+
+
+def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
+    settings = preset(arguments.dataset, arguments.network)
+    for name in settings:
+        given = getattr(arguments, name)
+        if given is not None:
+            settings[name] = given
+    if isinstance(settings["lr"], str):
+        try:
+            settings["lr"] = tuple(float(part) for part in settings["lr"].split(","))
+        except ValueError as error:
+            raise ConfigError(f"--lr: got {arguments.lr!r}, needed numbers, as in --lr 0.1,0.05") from error
+    rest = {name: getattr(arguments, name) for name in ("rule", "dataset", "seed", "validation", "train")}
+    return Config(**settings, **rest, device=device.type)
+
+
+# -- what a config stands for --------------------------------------------------------------------------------------------
+
+
+def make_network(config: Config, device: torch.device) -> eqprop.HopfieldNetwork:
+    units = sizes(config.network)
+    outside = config.cost == "cross-entropy"  # its readout has no place in the energy
+    network = eqprop.HopfieldNetwork.mlp(
+        *(units[:-1] if outside else units),
+        readout=units[-1] if outside else None,
+        activation=config.activation,
+        initializer=config.initializer,
+        gain=config.gain,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    return network.to(device)
+
+
+def stop(config: Config, sweeps: int) -> eqprop.Stop | eqprop.Sweeps:
+    return eqprop.Sweeps(sweeps) if config.tol is None else eqprop.Stop(config.tol, sweeps, block=5)
+
+
+def make_rule(config: Config) -> eqprop.Rule:
+    shared: dict[str, Any] = {
+        "cost": config.cost, "free": stop(config, config.free_sweeps), "products": config.products,
+    }  # fmt: skip
+    if config.rule == "ep":
+        nudged = stop(config, config.nudged_sweeps)
+        return eqprop.EquilibriumPropagation(
+            beta=config.beta, contour=config.contour, readout=config.readout, nudged=nudged, seed=config.seed, **shared
+        )
+    if config.rule == "implicit":
+        return eqprop.ImplicitGradient(**shared)
+    if config.rule == "rbp":
+        return eqprop.RecurrentBackprop(**shared)
+    if config.rule == "bptt":
+        return eqprop.TruncatedBPTT(steps=config.nudged_sweeps, **shared)
+    return eqprop.Backprop(cost=config.cost)
+
+
+def make_scheduler(config: Config, optimizer: torch.optim.Optimizer) -> Any:
+    if config.schedule == "constant":
+        return None
+    if config.schedule == "exponential":
+        return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.decay ** (1 / config.epochs))
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
+
+
+def make_data(config: Config, folder: str | None, device: torch.device) -> DataSplits:
+    data = load_dataset(config.dataset, folder, device=device, validation=config.validation, seed=config.seed)
+    pixels, classes = sizes(config.network)[0], sizes(config.network)[-1]
+    if math.prod(data.input_shape) != pixels or len(data.classes) != classes:
+        needed = f"{math.prod(data.input_shape)}-...-{len(data.classes)}"
+        raise ConfigError(f"--network: got {config.network!r}, but {data.name} needs {needed}")
+    if config.train is not None:
+        if config.train > len(data.train):
+            raise ConfigError(f"--train: got {config.train}, needed at most {len(data.train)}")
+        subset = data.train.subset(config.train, torch.Generator().manual_seed(config.seed))
+        data = dataclasses.replace(data, train=subset)
+    return data
+
+
+# -- one run -------------------------------------------------------------------------------------------------------------
+
+
+def train(
+    config: Config, data: DataSplits, out: Path, arguments: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """One seed in one run folder; returns what summary.json says of it."""
+    network, rule = make_network(config, device), make_rule(config)
+    groups = network.parameter_groups(config.lr[0] if len(config.lr) == 1 else config.lr)
+    optimizer = torch.optim.SGD(groups, lr=config.lr[0], momentum=config.momentum, weight_decay=config.weight_decay)
+    trainer = Trainer(
+        network, rule, optimizer, data,
+        epochs=config.epochs, batch_size=config.batch_size, seed=config.seed,
+        scheduler=make_scheduler(config, optimizer),
+        out=out, config=config.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
+        resume=arguments.resume, overwrite=arguments.overwrite,
+        # the schedules but the constant one are laid out over the epochs: more epochs would be another run
+        extendable=("epochs",) if config.schedule == "constant" else (),
+        checkpoint_every_steps=arguments.checkpoint_every, progress=not arguments.quiet,
+    )  # fmt: skip
+    if trainer.run is None:
+        raise ConfigError("--out: needed a run folder")
+    history = trainer.fit()
+    test = trainer.test()
+    last = history.last()
+    draw_figures(trainer.run, config, network, rule, data, history)
+    return {
+        "test_error_percent": 100 * test.error,
+        "test_loss": test.loss,
+        "validation_error_percent": 100 * last.get("validation_error", math.nan),
+        "train_error_percent": 100 * last["train_error"],
+        "epochs": trainer.epoch,
+        "steps": trainer.step,
+        "seconds": trainer.seconds,
+        "sweeps": {"free": last["free_sweeps"], "nudged": last["nudged_sweeps"], "test": test.mean_sweeps},
+        "residuals": {
+            "mean": last["residual_mean"], "max": last["residual_max"], "unconverged_share": last["unconverged_share"],
+            "test_converged_share": test.converged_share,
+        },
+    }  # fmt: skip
+
+
+def draw_figures(
+    run: Run, config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, data: DataSplits, history: Any
+) -> None:
+    title = f"{data.name}, {config.network}, {config.rule}"
+    run.save_figure("learning_curves", learning_curves(history, title))
+    run.save_figure("receptive_fields", receptive_fields(network, network.names[0]))
+    if config.rule == "backprop":  # of the feed-forward twin, which does not relax
+        return
+    x, y = next(data.test.batches(64))
+    figure = relaxation(phases(config, network, rule, x, y), config.tol, f"{title}: a batch of the test split")
+    run.save_figure("relaxation", figure)
+    x, y = next(data.train.batches(64))
+    truth = eqprop.ImplicitGradient(cost=config.cost, free=eqprop.Stop(1e-6, 1000, block=10))
+    run.save_figure("gradient_alignment", gradient_alignment(eqprop.compare_layers(network, rule, truth, x, y)))
+
+
+@torch.no_grad()
+def phases(
+    config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, x: Tensor, y: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Energy (with the nudge's, beta C) and residual a sweep, [sweeps, batch], of the free and both nudged phases."""
+    drive, cost = network.drive(x), rule.loss_function
+    state = network.initial_state(len(x))
+    target = cost.target(y, network.output(state))
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    named = {
+        "free": 0.0,
+        f"nudged, beta = {config.beta:g}": config.beta,
+        f"nudged, beta = {-config.beta:g}": -config.beta,
+    }
+    rest = state
+    for name, beta in named.items():
+        energies: list[Tensor] = []
+        steps: list[Tensor] = []
+        last = rest
+
+        def observe(
+            _: int, now: tuple[Tensor, ...], beta: float = beta, energies: list[Tensor] = energies,
+            steps: list[Tensor] = steps,
+        ) -> None:  # fmt: skip
+            nonlocal last
+            energies.append(network.energy(now, drive) + beta * cost.loss(network.output(now), target))
+            steps.append(network.distance(now, last))
+            last = now
+
+        nudge = eqprop.CostNudge(network, cost, target, target.new_full((len(x), 1), beta)) if beta else None
+        sweeps = eqprop.Sweeps(config.nudged_sweeps if beta else config.free_sweeps)
+        solution = eqprop.relax(network, rest, drive, nudge, solver=rule.solver, stop=sweeps, observer=observe)
+        found[name] = (torch.stack(energies), torch.stack(steps))
+        if not beta:
+            rest = solution.state
+    return found
+
+
+# -- the script ----------------------------------------------------------------------------------------------------------
+
+
+def report(config: Config, data: DataSplits, results: Mapping[int, Mapping[str, Any]], command: str) -> dict[str, Any]:
+    """summary.json: of one seed, or means over several."""
+    errors = [result["test_error_percent"] for result in results.values()]
+    bound = TARGETS.get((data.name, config.network)) if config.rule == "ep" else None
+    name = "test error" if len(errors) == 1 else f"test error, mean of {len(errors)} seeds"
+    seconds = statistics.fmean(result["seconds"] for result in results.values())
+    figures = [_common.headline(name, statistics.fmean(errors), "%", at_most=bound)]
+    if len(errors) > 1:
+        figures.append(_common.headline("standard deviation over seeds", statistics.stdev(errors), "%"))
+    figures.append(_common.headline("training time" + (" a seed" if len(errors) > 1 else ""), seconds, "s"))
+    epochs = max(result["epochs"] for result in results.values())
+    return _common.summary(
+        f"{data.name} {config.network}, {config.rule}, {epochs} epochs",
+        command,
+        config.record(),
+        figures,
+        torch.device(config.device),
+        seeds=list(results),
+        data=data.spec(),
+        seconds=seconds,
+        results={str(seed): dict(result) for seed, result in results.items()},
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    arguments = options().parse_args(argv)
+    if arguments.seeds < 1:
+        raise ConfigError(f"--seeds: got {arguments.seeds}, needed at least 1")
+    _common.use_threads(arguments.threads)
+    device = _common.pick_device(arguments.device)
+    first = make_config(arguments, device)
+    command = _common.command_line(MODULE, argv)
+    out = Path(arguments.out)
+    seeds = range(first.seed, first.seed + arguments.seeds)
+    parent: Run | None = None
+    if len(seeds) > 1:
+        parent = Run.create(
+            out, first.record() | {"seeds": list(seeds)}, overwrite=arguments.overwrite, resume=arguments.resume,
+            extendable=("epochs",) if first.schedule == "constant" else (),
+        )  # fmt: skip
+    results: dict[int, dict[str, Any]] = {}
+    data: DataSplits | None = None
+    for seed in seeds:
+        config = dataclasses.replace(first, seed=seed)
+        data = make_data(config, arguments.data, device)
+        if not arguments.quiet:
+            print(f"{data}, seed {seed}", file=sys.stderr)
+        folder = out if parent is None else out / f"seed-{seed}"
+        results[seed] = train(config, data, folder, arguments, device)
+        if parent is not None:
+            one = report(config, data, {seed: results[seed]}, command)
+            Run.open(folder).write_summary(one)
+    if data is not None:
+        _common.finish(parent or Run.open(out), report(first, data, results, command), arguments.record)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return _common.main_guard(run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

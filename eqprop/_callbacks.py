@@ -1,0 +1,71 @@
+"""Callbacks: what a user may hang into a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqprop._errors import ConfigError
+
+if TYPE_CHECKING:
+    from eqprop._trainer import Trainer
+
+
+class Callback:
+    """Base of callbacks; override what you need.
+
+    A callback may read everything on the trainer and may call `trainer.stop(reason)`. Reading a tensor's value in
+    `on_step` waits for the device in every step; keep tensors and read them in `on_epoch_end`.
+    """
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        """Before the first step, after a checkpoint was restored."""
+
+    def on_step(self, trainer: Trainer, step: Any) -> None:
+        """After each optimiser step; `step` is what `rule.backward` returned."""
+
+    def on_epoch_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After validation; `metrics` are the epoch's values by the names that `History` records."""
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        """After the last epoch, or an early stop."""
+
+
+class TensorBoard(Callback):
+    """Writes every series of the history to TensorBoard event files, the epoch's training step as abscissa.
+
+    Args:
+        folder: where the event files go; None for `tensorboard/` in the run folder.
+
+    Raises:
+        ConfigError: TensorBoard is not installed, or there is neither a folder nor a run folder.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ConfigError(
+                'The TensorBoard callback needs the tensorboard package: pip install "eqprop[tensorboard]"'
+            ) from error
+        self._writer_class = SummaryWriter
+        self._writer: Any = None
+        self.folder = None if folder is None else Path(folder)
+
+    def on_fit_start(self, trainer: Trainer) -> None:
+        folder = self.folder
+        if folder is None:
+            if trainer.run is None:
+                raise ConfigError("TensorBoard() needs a folder: write TensorBoard('logs') or Trainer(..., out='run').")
+            folder = trainer.run.folder / "tensorboard"
+        # a resumed run repeats the steps after its checkpoint: hide what was logged for them before
+        self._writer = self._writer_class(str(folder), purge_step=trainer.step + 1)
+
+    def on_epoch_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, trainer.step)
+        self._writer.flush()
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        self._writer.close()

@@ -1,0 +1,223 @@
+"""Figures of a run, as matplotlib `Figure` objects: nothing here touches pyplot's global state or opens a window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor, nn
+
+from eqprop._errors import ConfigError
+from eqprop._history import History
+
+# Okabe & Ito: distinguishable by readers with any colour vision
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
+_CYCLE = (BLUE, ORANGE, GREEN, RED, PURPLE)
+
+
+def _array(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
+def _tidy(axes: Axes, *, grid: bool = True) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    if grid:
+        axes.grid(True, which="major", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+
+
+def learning_curves(history: History, title: str | None = None) -> Figure:
+    """Error and loss over epochs, of the training and, where there is one, the validation split."""
+    if len(history) == 0:
+        raise ConfigError("learning_curves: the history is empty; train at least one epoch first.")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = history["epoch"] if "epoch" in history else np.arange(1, len(history) + 1)
+    marker = "o" if len(history) <= 30 else None
+    for axes, quantity in ((left, "error"), (right, "loss")):
+        for split, colour, style in (("train", GREY, "--"), ("validation", BLUE, "-")):
+            name = f"{split}_{quantity}"
+            if name in history:
+                axes.plot(epochs, history[name], style, color=colour, marker=marker, markersize=3, label=split)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
+    left.set_ylabel("error")
+    left.yaxis.set_major_formatter(PercentFormatter(1.0))
+    right.set_ylabel("loss")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+    _label_last(left, history, epochs)
+    right.legend(frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _label_last(axes: Axes, history: History, epochs: np.ndarray) -> None:
+    name = "validation_error" if "validation_error" in history else "train_error"
+    if name not in history or math.isnan(history[name][-1]):
+        return
+    value = history[name][-1]
+    axes.annotate(
+        f"{value:.2%}", (epochs[-1], value), xytext=(0, 7), textcoords="offset points", ha="right", color=BLUE
+    )
+
+
+def receptive_fields(
+    weights: Any, layer: str | None = None, *, shape: tuple[int, int] | None = None, most: int = 100
+) -> Figure:
+    """Incoming weights of units as images: blue lowers the unit's input, red raises it, white is zero.
+
+    Args:
+        weights: array or tensor [units, pixels]; or a network, with the name of a layer that the input feeds.
+        layer: name of the layer, for the title.
+        shape: of an image; None for a square.
+        most: units shown: those with the largest weights.
+
+    Raises:
+        ConfigError: weights that are not [units, height * width], or a network whose input does not feed `layer`.
+    """
+    matrix = _array(_weights_from_input(weights, layer) if isinstance(weights, nn.Module) else weights)
+    if matrix.ndim != 2:
+        raise ConfigError(f"receptive_fields: got weights of shape {list(matrix.shape)}, needed [units, pixels].")
+    side = math.isqrt(matrix.shape[1])
+    height, width = shape or (side, side)
+    if height * width != matrix.shape[1]:
+        raise ConfigError(
+            f"receptive_fields: {matrix.shape[1]} pixels are no image of {height} x {width}; write shape=(h, w)."
+        )
+    units = matrix.shape[0]
+    order = np.argsort(-np.linalg.norm(matrix, axis=1), kind="stable")[:most]
+    columns = math.ceil(math.sqrt(len(order) * height / width))
+    rows = math.ceil(len(order) / columns)
+    pad = max(1, width // 14)
+    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad), np.nan)
+    for index, unit in enumerate(order):
+        top, start = index // columns * (height + pad), index % columns * (width + pad)
+        tile = matrix[unit]
+        # each tile on its own scale: what a unit looks for, not how strongly
+        canvas[top : top + height, start : start + width] = (tile / max(np.abs(tile).max(), 1e-12)).reshape(
+            height, width
+        )
+    figure = Figure(figsize=(5.6, 5.6 * canvas.shape[0] / canvas.shape[1] + 0.4), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    shown = f"all {units} units" if len(order) == units else f"{len(order)} of {units} units"
+    axes.set_title(f"Weights into {layer or 'the first layer'} ({shown})", fontsize=11)
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=[-1, 0, 1])
+    bar.ax.set_yticklabels(["−max", "0", "+max"])
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _weights_from_input(network: nn.Module, layer: str | None) -> Tensor:
+    names = list(getattr(network, "layers", {}))
+    target = layer or (names[1] if len(names) > 1 else "")
+    for name, parameter in network.named_parameters():
+        if names and f"{names[0]}-{target}" in name and parameter.dim() == 2:
+            return parameter
+    raise ConfigError(
+        f"receptive_fields: no dense connection from the input to layer {target!r}; the layers are {', '.join(names)}."
+    )
+
+
+def relaxation(phases: Mapping[str, tuple[Any, Any]], tol: float | None = None, title: str | None = None) -> Figure:
+    """Energy and residual along the phases of a relaxation.
+
+    Energies are drawn as the height above the end of their phase, which falls to nothing as a phase settles.
+
+    Args:
+        phases: name -> (energy, residual), each [sweeps] or [sweeps, batch] (median and quartiles over the batch), or
+            None where there is none. The first is the free phase; each nudged one starts from its end.
+        tol: tolerance to mark in the residuals.
+    """
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    energy_axes, residual_axes = figure.subplots(1, 2)
+    start = 0
+    for index, (name, (energy, residual)) in enumerate(phases.items()):
+        colour = _CYCLE[index % len(_CYCLE)]
+        for axes, values, height in ((energy_axes, energy, True), (residual_axes, residual, False)):
+            if values is None:
+                continue
+            series = _array(values)
+            series = series[:, None] if series.ndim == 1 else series
+            if height:
+                series = (series - series[-1])[:-1]
+            sweeps = start + np.arange(1, len(series) + 1)
+            low, middle, high = np.quantile(series, [0.25, 0.5, 0.75], axis=1)
+            axes.plot(sweeps, _positive(middle), color=colour, marker="o", markersize=2.5, label=name)
+            if series.shape[1] > 1:
+                axes.fill_between(sweeps, _positive(low), _positive(high), color=colour, alpha=0.18, linewidth=0)
+        if index == 0:
+            start = max(len(_array(v)) for v in (energy, residual) if v is not None)
+    labels = ("energy above the phase's end", "residual  max |update(s) − s|")
+    for axes, label in zip((energy_axes, residual_axes), labels, strict=True):
+        axes.axvline(start + 0.5, color=GREY, linewidth=0.8, linestyle=":")
+        axes.set_xlabel("sweep")
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_yscale("log")
+        _tidy(axes)
+    if tol is not None:
+        residual_axes.axhline(tol, color=GREY, linewidth=0.8, linestyle="--", label=f"tolerance {tol:g}")
+    residual_axes.legend(frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """What a logarithmic axis can show."""
+    return np.where(values > 0, values, np.nan)
+
+
+def gradient_alignment(
+    values: Mapping[str, Any], reference: str = "implicit gradient", epochs: Sequence[float] | None = None
+) -> Figure:
+    """Cosine between the rule's gradient and a ground truth, per layer.
+
+    Args:
+        values: layer -> cosine (or `GradientMatch`), drawn as bars; or layer -> series over `epochs`, drawn as lines.
+        reference: what the gradient is compared with.
+        epochs: abscissa of series; None for 1, 2, ...
+    """
+    if not values:
+        raise ConfigError("gradient_alignment: got no layers; pass what eqprop.compare_gradients returned.")
+    series = {name: np.atleast_1d(_array(getattr(value, "cosine", value))) for name, value in values.items()}
+    length = max(len(column) for column in series.values())
+    figure = Figure(figsize=(5.6, 3.2 if length > 1 else 0.9 + 0.42 * len(series)), layout="constrained")
+    axes = figure.subplots()
+    if length > 1:
+        abscissa = np.arange(1, length + 1) if epochs is None else np.asarray(epochs)
+        for index, (name, column) in enumerate(series.items()):
+            axes.plot(abscissa, column, color=_CYCLE[index % len(_CYCLE)], marker="o", markersize=3, label=name)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"cosine with the {reference}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False)
+        axes.set_ylim(top=1.02)
+        _tidy(axes)
+        return figure
+    names = list(series)
+    cosines = np.array([series[name][0] for name in names])
+    places = np.arange(len(names))[::-1]
+    axes.barh(places, cosines, color=[BLUE if value >= 0 else RED for value in cosines], height=0.6)
+    for place, value in zip(places, cosines, strict=True):
+        axes.annotate(
+            f"{value:.4f}", (max(value, 0.0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    axes.set_yticks(places, names)
+    axes.set_xlim(min(0.0, float(np.nanmin(cosines)) * 1.1), 1.15)
+    axes.set_xticks([tick for tick in (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0) if tick >= axes.get_xlim()[0]])
+    axes.set_xlabel(f"cosine with the {reference}")
+    _tidy(axes, grid=False)
+    return figure

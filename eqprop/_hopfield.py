@@ -1,0 +1,56 @@
+"""Hopfield networks: tied weights over any graph of layers, with an energy."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from eqprop._errors import ConfigError
+from eqprop._graph import GraphNetwork
+from eqprop._network import Drive, State
+
+
+class HopfieldNetwork(GraphNetwork):
+    """Tied (reciprocal) weights: an energy exists, and block minimisation never raises it.
+
+    ``E(s; x) = sum_l rho*_l(s_l) - Phi(s, x)``, ``Phi = sum_(pre, post) s_post . W s_pre + sum_l b_l . s_l``; the
+    update of a layer, the others fixed, is the exact minimum of ``E`` over it: ``s_l <- rho_l(dPhi/ds_l)``.
+
+    Source: Hopfield 1984; Scellier & Bengio 2017, Eq. 1-3; energies by convex conjugates: Scellier et al. 2024.
+
+    Args, Raises: see ``GraphNetwork``.
+    """
+
+    tied = True
+    has_energy = True
+
+    def phi(self, state: State, drive: Drive) -> Tensor:
+        total: Tensor | None = None
+        for s, term, shape in zip(state, drive.terms, self.shapes, strict=True):
+            value = (s * term).sum(dim=tuple(range(-len(shape), 0)))
+            total = value if total is None else total + value
+        for key, pre, post in self._edges:
+            if pre != -1:
+                value = self.connection(key).phi(state[pre], state[post])
+                total = value if total is None else total + value
+        if total is None:
+            raise ConfigError("network: got no layer that moves")
+        return total
+
+    def add_contrast_gradient(self, points: State, weights: Tensor, x: Tensor, folds: int) -> None:
+        # dE/dtheta = -dPhi/dtheta, bilinear in the two ends of a connection
+        weighted = tuple(
+            s * (-weights).reshape(weights.shape + (1,) * len(shape))
+            for s, shape in zip(points, self.shapes, strict=True)
+        )
+        # sum over phases, for ends whose partner (the clamped input, a bias) is the same in all of them
+        summed = tuple(
+            s if folds == 1 else s.unflatten(-len(shape) - 1, (folds, -1)).sum(-len(shape) - 2)
+            for s, shape in zip(weighted, self.shapes, strict=True)
+        )
+        flat = x.flatten(1)
+        for key, pre, post in self._edges:
+            if pre == -1:
+                self.connection(key).add_gradient(flat, summed[post])
+            else:
+                self.connection(key).add_gradient(points[pre], weighted[post])
+        self._add_bias_gradient(summed)

@@ -1,0 +1,301 @@
+"""What a network is to the rest of the library: a dynamical system whose state is passed in and out, never stored."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from eqprop._activations import Activation
+from eqprop._activations import activation as activation_named
+from eqprop._errors import ConfigError, DataError
+from eqprop._initializers import initial_weight
+
+State = tuple[Tensor, ...]
+Blocks = tuple[tuple[int, ...], ...]
+
+
+class Layer:
+    """Shape and activation of a layer; the clamped input layer has no activation.
+
+    Args:
+        shape: number of units, or a tuple.
+        activation: name or ``Activation``; None for the clamped input.
+    """
+
+    __slots__ = ("activation", "shape")
+
+    def __init__(self, shape: int | Sequence[int], activation: str | Activation | None = None) -> None:
+        self.shape: tuple[int, ...] = (shape,) if isinstance(shape, int) else tuple(shape)
+        if not self.shape or any(not isinstance(n, int) or n < 1 for n in self.shape):
+            raise ConfigError(f"layer shape: got {shape!r}, needed positive whole numbers, as in Layer(256, 'tanh')")
+        self.activation: Activation | None = None if activation is None else activation_named(activation)
+
+    def __repr__(self) -> str:
+        name = "clamped" if self.activation is None else self.activation.name
+        return f"Layer({'x'.join(map(str, self.shape))}, {name})"
+
+
+class Drive(NamedTuple):
+    """All that depends on the clamped input only; constant over the phases of a sample.
+
+    ``terms[l]`` is added to the input of layer ``l``: ``[batch, *shape]``, or ``[*shape]`` where only a bias acts.
+    ``x`` is the clamped input, ``[batch, *input_shape]``.
+    """
+
+    terms: State
+    x: Tensor
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What a network prepares once a relaxation (operands of its products); opaque to everybody else."""
+
+    content: Any = None
+
+
+class System:
+    """What ``relax`` needs: shapes of a state, blocks of layers that may move together, the update of a block."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    activations: tuple[Activation, ...]
+    blocks: Blocks
+
+    def new_cache(self, products: torch.dtype | None = None) -> Cache:
+        """Operands prepared for one relaxation; ``products``: precision of matrix products (None: the state's)."""
+        return Cache()
+
+    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
+        """New values of the layers in ``block``, in its order: ``s_l <- rho_l(input_l(s))``, of one old ``state``."""
+        raise NotImplementedError
+
+    def distance(self, a: State, b: State) -> Tensor:
+        """``max over units |a - b|`` a sample: ``[batch]`` (or ``[model, batch]``)."""
+        result: Tensor | None = None
+        for p, q, shape in zip(a, b, self.shapes, strict=True):
+            d = (p - q).abs_().amax(dim=tuple(range(-len(shape), 0)))
+            result = d if result is None else torch.maximum(result, d)
+        if result is None:
+            raise ConfigError("network: got no layer that moves, needed at least one beside the input")
+        return result
+
+    def select(self, mask: Tensor, a: State, b: State) -> State:
+        """``a`` where ``mask`` (a sample each), else ``b``."""
+        return tuple(
+            torch.where(mask.reshape(mask.shape + (1,) * len(shape)), p, q)
+            for p, q, shape in zip(a, b, self.shapes, strict=True)
+        )
+
+
+class Network(System, nn.Module):
+    """Base of all attractor networks.
+
+    A subclass gives ``drive``, ``inputs`` and ``update`` (closed form, no host synchronisation), ``phi`` where there is
+    an energy, and the two gradient read-outs. The state is a tuple of tensors ``[batch, *shape]``, one a layer that
+    moves, in the order of ``layers`` without the clamped input.
+
+    Attributes:
+        layers: name -> ``Layer``, the clamped input first.
+        names: names of the layers that move.
+        readout: ``nn.Linear`` outside the dynamics, or None.
+        stacks_phases: whether several nudged phases may relax as one larger batch (not on a physical substrate).
+    """
+
+    has_energy: bool = False
+    tied: bool = False
+    stacks_phases: bool = True
+    readout: nn.Linear | None
+
+    def __init__(
+        self,
+        layers: dict[str, Layer],
+        *,
+        readout: int | None = None,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if len(layers) < 2:
+            raise ConfigError(f"layers: got {list(layers)}, needed the clamped input and at least one layer that moves")
+        for position, (name, layer) in enumerate(layers.items()):
+            if not isinstance(layer, Layer):
+                raise ConfigError(f"layer {name!r}: got {type(layer).__name__}, needed Layer(units, activation)")
+            if "." in name or "-" in name or not name:
+                raise ConfigError(f"layer name: got {name!r}, needed a name without '.' and '-'")
+            if (layer.activation is None) != (position == 0):
+                raise ConfigError(
+                    f"layer {name!r}: the first layer is the clamped input and has no activation, every other has one; "
+                    f"got {layer!r} at position {position}"
+                )
+        self.layers = dict(layers)
+        self.names = tuple(list(layers)[1:])
+        self.shapes = tuple(layers[n].shape for n in self.names)
+        self.activations = tuple(a for n in self.names if (a := layers[n].activation) is not None)
+        self.input_shape = next(iter(layers.values())).shape
+        self.blocks = tuple((i,) for i in range(len(self.names)))
+        self.readout = None
+        if readout is not None:
+            generator = generator if generator is not None else torch.Generator().manual_seed(0)
+            units = math.prod(self.shapes[-1])
+            self.readout = nn.utils.skip_init(nn.Linear, units, readout, dtype=dtype)
+            weight = initial_weight((readout, units), initializer="lecun_normal", generator=generator, dtype=dtype)
+            with torch.no_grad():
+                self.readout.weight.copy_(weight)
+                self.readout.bias.zero_()
+
+    # -- the interface of the dynamics ---------------------------------------------------------------------------------
+
+    def drive(self, x: Tensor) -> Drive:
+        """The contribution of the clamped input ``x [batch, *input_shape]``, biases included.
+
+        Raises:
+            DataError: wrong shape or type, or (on the CPU) values that are not finite.
+        """
+        raise NotImplementedError
+
+    def inputs(self, state: State, drive: Drive, cache: Cache | None = None) -> State:
+        """Total input to every layer, ``z_l [batch, *shape]``."""
+        raise NotImplementedError
+
+    def phi(self, state: State, drive: Drive) -> Tensor:
+        """The primitive function ``Phi(s, x)`` a sample, ``[batch]``, with ``dPhi/ds_l = inputs_l``."""
+        raise ConfigError(f"{type(self).__name__} has no energy; use readout='tangent', or a HopfieldNetwork")
+
+    def energy(self, state: State, drive: Drive) -> Tensor:
+        """``E = sum_l rho*_l(s_l) - Phi(s, x)`` a sample, ``[batch]``.
+
+        Where an activation is not monotone (dsilu) ``rho*`` does not exist and its term is ``z s - R(z)`` at the
+        membrane ``z = inputs(s)``: the same at equilibrium, without the promise that it falls on the way.
+        """
+        total = -self.phi(state, drive)
+        membranes: State | None = None
+        for l, (s, rho, shape) in enumerate(zip(state, self.activations, self.shapes, strict=True)):
+            if rho.conjugate is not None:
+                term = rho.conjugate(s)
+            else:
+                membranes = self.inputs(state, drive) if membranes is None else membranes
+                term = membranes[l] * s - rho.integral(membranes[l])
+            total = total + term.sum(dim=tuple(range(-len(shape), 0)))
+        return total
+
+    def vjp_inputs(self, state: State, vector: State, drive: Drive) -> State:
+        """``H^T v``, with ``H = d inputs / d state`` at ``state``; by autograd unless a network knows better."""
+        with torch.enable_grad():
+            leaves = tuple(s.detach().requires_grad_() for s in state)
+            z = self.inputs(leaves, drive)
+            grads = torch.autograd.grad(z, leaves, vector, allow_unused=True)
+        return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(grads, state, strict=True))
+
+    def add_contrast_gradient(self, points: State, weights: Tensor, x: Tensor, folds: int) -> None:
+        """``.grad += sum_k sum_batch w_k dE/dtheta(s_k)``: the contrast readout.
+
+        Args:
+            points: states ``[folds * batch, *shape]``, the phases one after another.
+            weights: ``[folds * batch]``, the weight of each phase's sample.
+            x: clamped input ``[batch, *input_shape]``, the same in all phases.
+            folds: number of phases.
+        """
+        raise NotImplementedError
+
+    def add_tangent_gradient(self, state: State, direction: State, x: Tensor) -> None:
+        """``.grad += sum_batch (d inputs / d theta at state)^T direction``: the tangent readout."""
+        raise NotImplementedError
+
+    # -- the two hooks of a physical substrate -------------------------------------------------------------------------
+
+    def begin_phase(self, phase: int) -> None:
+        """Called before each relaxation; an ideal network does nothing."""
+
+    def measure(self, state: State, phase: int) -> State:
+        """What is read of an equilibrium; an ideal network reads it exactly."""
+        return state
+
+    # -- conveniences --------------------------------------------------------------------------------------------------
+
+    def initial_state(self, batch: int | tuple[int, ...]) -> State:
+        """Zeros, ``[batch, *shape]`` a layer (or ``[model, batch, *shape]``)."""
+        lead = (batch,) if isinstance(batch, int) else tuple(batch)
+        like = next(self.parameters())
+        return tuple(like.new_zeros(lead + shape) for shape in self.shapes)
+
+    def output(self, state: State) -> Tensor:
+        """``[batch, outputs]``: the flattened output layer, through the readout where there is one."""
+        flat = state[-1].flatten(-len(self.shapes[-1]))
+        return flat if self.readout is None else self.readout(flat)
+
+    def predict(self, x: Tensor, **options: Any) -> Tensor:
+        """Output at the free equilibrium, ``[batch, outputs]``; ``options`` go to ``eqprop.relax``."""
+        from eqprop._relax import relax
+
+        drive = self.drive(x)
+        with torch.no_grad():
+            return self.output(relax(self, self.initial_state(len(x)), drive, **options).state)
+
+    def repeat_drive(self, drive: Drive, times: int) -> Drive:
+        """The drive of ``times`` copies of the batch, one after another."""
+        if times == 1:
+            return drive
+        terms = tuple(
+            torch.cat([t] * times, dim=-len(shape) - 1) if t.dim() > len(shape) else t
+            for t, shape in zip(drive.terms, self.shapes, strict=True)
+        )
+        return Drive(terms, torch.cat([drive.x] * times))
+
+    def repeat_state(self, state: State, times: int) -> State:
+        """``times`` copies of a state, one after another along the batch."""
+        return state if times == 1 else self.join_states([state] * times)
+
+    def join_states(self, states: Sequence[State]) -> State:
+        """Several states as one, one after another along the batch."""
+        return tuple(
+            torch.cat(parts, dim=-len(h) - 1) for parts, h in zip(zip(*states, strict=True), self.shapes, strict=True)
+        )
+
+    def split_state(self, state: State, parts: int) -> list[State]:
+        """Undoes ``join_states``: views of the parts."""
+        chunks = [s.chunk(parts, dim=-len(h) - 1) for s, h in zip(state, self.shapes, strict=True)]
+        return [tuple(c[k] for c in chunks) for k in range(parts)]
+
+    def clone(self) -> Any:
+        """An independent copy, parameters included."""
+        return copy.deepcopy(self)
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-serialisable description from which ``eqprop.network_from_spec`` rebuilds the network.
+
+        Raises:
+            ConfigError: the network holds a user's own function, which JSON cannot.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot be rebuilt from a file, for it holds your own code; "
+            "build it again and write network.load_state_dict(...)"
+        )
+
+    def clamped(self, x: Tensor) -> Tensor:
+        """``x`` in the network's dtype and shape.
+
+        Raises:
+            DataError: wrong shape or type, or (on the CPU) values that are not finite.
+        """
+        if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise DataError(f"input: got {got}, needed a floating-point tensor; for images write images.float() / 255")
+        dtype = next(self.parameters()).dtype
+        rank = len(self.input_shape)
+        if x.dim() <= rank or x.shape[-rank:] != self.input_shape:
+            if x.dim() < 2 or math.prod(x.shape[1:]) != math.prod(self.input_shape):
+                raise DataError(f"input: got shape {tuple(x.shape)}, needed [batch, {_by(self.input_shape)}]")
+            x = x.reshape(x.shape[0], *self.input_shape)
+        if x.device.type == "cpu" and not math.isfinite(float(x.detach().sum())):
+            bad = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
+            raise DataError(f"input: got NaN or infinite values in samples {bad[:8]} of the batch, needed finite ones")
+        return x.to(dtype)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return ", ".join(map(str, shape))

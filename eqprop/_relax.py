@@ -1,0 +1,308 @@
+"""The one relaxation loop of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqprop._errors import ConfigError, ConvergenceError
+from eqprop._names import lookup
+from eqprop._network import Drive, State, System
+from eqprop._solvers import Alternating, Problem, Solver
+
+# called after every sweep with (sweeps done, state); must not wait for the device
+Observer = Callable[[int, State], None]
+
+
+class Status:
+    """Outcome of a relaxation, a sample each (``Solution.status``, int8)."""
+
+    CONVERGED: ClassVar[int] = 0
+    MAX_SWEEPS: ClassVar[int] = 1
+    OSCILLATING: ClassVar[int] = 2
+    DIVERGED: ClassVar[int] = 3
+    NONFINITE: ClassVar[int] = 4
+
+    TEXT: ClassVar[dict[int, str]] = {
+        0: "converged",
+        1: "ran out of sweeps: allow more (max_sweeps), or loosen tol",
+        2: "oscillates with period 2: use Alternating() instead of Synchronous(), or GradientFlow(dt=0.5)",
+        3: "diverges: use smaller weights, a bounded activation, or GradientFlow with a smaller dt",
+        4: "became NaN or infinite: use smaller weights or learning rates; check the data",
+    }
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Sweep until the residual of a sample is at most ``tol``, at most ``max_sweeps`` times.
+
+    The residual, the mask of running samples and the contraction rate are computed once a ``block`` of sweeps; inside a
+    block nothing waits for the device, and the boundaries of blocks do not depend on the batch.
+
+    Args:
+        tol: bound on ``max over units |update(s) - s|``.
+        max_sweeps: then the sample is ``MAX_SWEEPS``.
+        block: sweeps between two looks.
+    """
+
+    tol: float = 1e-4
+    max_sweeps: int = 500
+    block: int = 10
+
+    def __post_init__(self) -> None:
+        if not self.tol >= 0.0 or self.max_sweeps < 1 or self.block < 1:
+            raise ConfigError(f"Stop: got {self}, needed tol >= 0, max_sweeps >= 1, block >= 1")
+
+
+@dataclass(frozen=True)
+class Sweeps:
+    """Exactly ``n`` sweeps, as papers do; ``tol`` only decides which samples are called converged."""
+
+    n: int
+    tol: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"Sweeps: got n={self.n}, needed at least 1")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """An equilibrium and how it was reached; one value a sample (``[batch]`` or ``[model, batch]``).
+
+    Attributes:
+        state: the equilibrium, a tuple of ``[batch, *shape]``.
+        residual: ``max |update(s) - s|`` over the units at the last sweep, in block order.
+        sweeps: sweeps that the sample took (int32).
+        status: one of ``Status`` (int8).
+        rate: contraction of the residual a sweep; NaN where fewer than two residuals were seen.
+    """
+
+    state: State
+    residual: Tensor
+    sweeps: Tensor
+    status: Tensor
+    rate: Tensor
+
+    @property
+    def error_estimate(self) -> Tensor:
+        """``residual / (1 - rate)``: the distance to the fixed point, where a small step is not a small error."""
+        return self.residual / (1 - self.rate.clamp(0.0, 1.0))
+
+    @property
+    def converged(self) -> Tensor:
+        """Mask of converged samples."""
+        return self.status == Status.CONVERGED
+
+    def split(self, parts: int, system: System) -> tuple[Solution, ...]:
+        """The solutions of ``parts`` phases that relaxed as one batch."""
+        if parts == 1:
+            return (self,)
+        states = [s.chunk(parts, dim=-len(h) - 1) for s, h in zip(self.state, system.shapes, strict=True)]
+        rest = [t.chunk(parts, dim=-1) for t in (self.residual, self.sweeps, self.status, self.rate)]
+        return tuple(Solution(tuple(s[k] for s in states), *(t[k] for t in rest)) for k in range(parts))
+
+    def raise_for_status(self) -> Solution:
+        """Itself, if every sample converged.
+
+        Raises:
+            ConvergenceError: names the samples, their residual and the remedy. Waits for the device.
+        """
+        failed = torch.nonzero(self.status.flatten() != Status.CONVERGED).flatten().tolist()
+        if failed:
+            first = failed[0]
+            status = int(self.status.flatten()[first])
+            raise ConvergenceError(
+                f"{len(failed)} of {self.status.numel()} samples did not converge, batch indices {failed[:8]}; "
+                f"sample {first} has residual {float(self.residual.flatten()[first]):.3g} after "
+                f"{int(self.sweeps.flatten()[first])} sweeps and {Status.TEXT[status]}"
+            )
+        return self
+
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def relax(
+    network: System,
+    state: State,
+    drive: Drive,
+    nudge: Any = None,
+    *,
+    solver: Solver | None = None,
+    stop: Stop | Sweeps | None = None,
+    products: str | None = None,
+    observer: Observer | None = None,
+    throw: bool = False,
+    unroll: bool = False,
+) -> Solution:
+    """Relax ``state`` to an equilibrium ``s = rho(inputs(s))`` of the network under ``drive`` and ``nudge``.
+
+    Args:
+        network: any ``System``, as a ``HopfieldNetwork``.
+        state: where to start, ``network.initial_state(batch)`` or an earlier equilibrium (a warm start).
+        drive: ``network.drive(x)``.
+        nudge: force towards a target, or None for the free phase.
+        solver: ``Alternating()`` by default.
+        stop: ``Stop(tol, max_sweeps, block)`` by default, or ``Sweeps(n)``.
+        products: precision of matrix products (``"bfloat16"``), with states and sums in the dtype of the network; None
+            for the same precision everywhere.
+        observer: called with ``(sweeps done, state)`` after every sweep.
+        throw: raise ``ConvergenceError`` where a sample did not converge (waits for the device).
+        unroll: record the sweeps for automatic differentiation; by default nothing is recorded.
+
+    Returns:
+        A ``Solution``; failures are data in ``status``, a sample each. Samples that have converged are frozen. A sample
+        that became NaN keeps the last finite state that was seen at a block's end.
+
+    Raises:
+        ConfigError: a state whose shape does not fit, or an unknown precision.
+        ConvergenceError: only with ``throw``.
+    """
+    solver = Alternating() if solver is None else solver
+    stop = Stop() if stop is None else stop
+    _check_state(network, state)
+    low = None if products is None else lookup("products", products, PRECISIONS)
+    with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
+        problem = Problem(network, drive, nudge, network.new_cache(low))
+        if isinstance(stop, Sweeps):
+            solution = _fixed(problem, state, solver, stop, observer)
+        else:
+            solution = _to_tolerance(problem, state, solver, stop, observer)
+    return solution.raise_for_status() if throw else solution
+
+
+def residual(network: System, state: State, drive: Drive, nudge: Any = None) -> Tensor:
+    """``max over units |update(s) - s|`` a sample, all layers from the same state: one more evaluation of the field."""
+    with torch.no_grad():
+        image = network.update(state, drive, nudge, range(len(state)), network.new_cache(None))
+        return network.distance(image, state)
+
+
+def _check_state(network: System, state: State) -> None:
+    shapes = network.shapes
+    fits = len(state) == len(shapes)
+    if not fits or any(s.shape[-len(h) :] != h or s.dim() <= len(h) for s, h in zip(state, shapes, strict=True)):
+        got = ", ".join(str(tuple(s.shape)) for s in state)
+        raise ConfigError(
+            f"state: got shapes {got}, needed [batch, *shape] for {', '.join(map(str, shapes))}; "
+            "write network.initial_state(batch)"
+        )
+
+
+class _Block(NamedTuple):
+    """What a block of sweeps leaves: (image, argument) of its first and last step, and the last state but two."""
+
+    state: State
+    memory: Any
+    head: tuple[State, State]
+    tail: tuple[State, State]
+    before: State
+
+
+def _sweep_block(
+    problem: Problem, state: State, memory: Any, solver: Solver, n: int, done: int, observer: Observer | None
+) -> _Block:
+    """``n`` steps without a look at the device."""
+    before = old = image = state
+    head = (state, state)
+    for k in range(n):
+        before, old = old, state
+        state, image, memory = solver.step(problem, state, memory)
+        if k == 0:
+            head = (image, old)
+        if observer is not None:
+            observer(done + k + 1, state)
+    return _Block(state, memory, head, (image, old), before)
+
+
+def _fixed(problem: Problem, state: State, solver: Solver, stop: Sweeps, observer: Observer | None) -> Solution:
+    block = _sweep_block(problem, state, None, solver, stop.n, 0, observer)
+    with torch.no_grad():
+        size = problem.system.distance(*block.tail)
+        status = torch.where(size <= stop.tol, Status.CONVERGED, Status.MAX_SWEEPS)
+        status = torch.where(torch.isfinite(size), status, Status.NONFINITE).to(torch.int8)
+        sweeps = torch.full_like(size, stop.n, dtype=torch.int32)
+    return Solution(block.state, size, sweeps, status, torch.full_like(size, torch.nan))
+
+
+def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, observer: Observer | None) -> Solution:
+    solution: Solution | None = None
+    memory: Any = None
+    look: _Look | None = None
+    first = torch.empty(0)
+    done = 0
+    while done < stop.max_sweeps:
+        n = min(stop.block, stop.max_sweeps - done)
+        block = _sweep_block(problem, state, memory, solver, n, done, observer)
+        done += n
+        with torch.no_grad():
+            if solution is None:
+                first = problem.system.distance(*block.head)
+            solution = _assess(problem.system, block, state, solution, first, n, stop.tol)
+        state, memory = solution.state, block.memory
+        previous, look = look, _Look(solution.status == Status.MAX_SWEEPS)
+        # on an accelerator the answer is one block old, so that its queue never runs dry: frozen samples do not mind
+        asked = look if look.immediate else previous
+        if asked is not None and not asked.any():
+            break
+    if solution is None:
+        raise ConfigError("Stop: got no sweep to do, needed max_sweeps >= 1")
+    return solution
+
+
+def _assess(
+    system: System, block: _Block, start: State, last: Solution | None, first: Tensor, n: int, tol: float
+) -> Solution:
+    """The solution after a block of ``n`` sweeps from ``start``: residuals, statuses, frozen samples; on the device."""
+    size = system.distance(*block.tail)
+    finite = torch.isfinite(size)
+    if last is None:
+        running = torch.ones_like(finite)
+        rate = (size / first) ** (1.0 / (n - 1)) if n > 1 else torch.full_like(size, torch.nan)
+        outcome = torch.where(size <= tol, Status.CONVERGED, Status.MAX_SWEEPS)
+    else:
+        running = last.status == Status.MAX_SWEEPS
+        rate = (size / last.residual) ** (1.0 / n)
+        swing = system.distance(block.state, block.before)
+        stuck = (swing <= tol) & (swing <= 0.01 * size) & (rate > 0.99)
+        outcome = torch.where(stuck, Status.OSCILLATING, Status.MAX_SWEEPS)
+        outcome = torch.where(size > 1e4 * (1 + first), Status.DIVERGED, outcome)
+        outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
+    outcome = torch.where(finite, outcome, Status.NONFINITE).to(torch.int8)
+    # frozen samples keep their state; one that broke in this block goes back to where the block began
+    state = system.select(running & finite, block.state, start)
+    if last is None:
+        return Solution(state, size, torch.full_like(size, n, dtype=torch.int32), outcome, rate)
+    return Solution(
+        state,
+        torch.where(running, size, last.residual),
+        last.sweeps + n * running.to(torch.int32),
+        torch.where(running, outcome, last.status),
+        torch.where(running, rate, last.rate),
+    )
+
+
+class _Look:
+    """Whether any sample still runs: at once on the CPU, by a copy that does not block on an accelerator."""
+
+    def __init__(self, running: Tensor) -> None:
+        self._flag = running.any()
+        self._event: Any = None
+        self.immediate = running.device.type != "cuda"
+        if not self.immediate:
+            host = torch.empty((), dtype=torch.bool, pin_memory=True)
+            host.copy_(self._flag, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+            self._flag = host
+
+    def any(self) -> bool:
+        """Waits for the copy, if there was one."""
+        if self._event is not None:
+            self._event.synchronize()
+        return bool(self._flag)

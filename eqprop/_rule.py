@@ -1,0 +1,169 @@
+"""What every learning rule shares: settings of the free phase, the step it returns, prediction and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqprop._costs import Cost
+from eqprop._costs import cost as cost_named
+from eqprop._errors import ConfigError
+from eqprop._network import Drive, Network, State
+from eqprop._relax import Solution, Stop, Sweeps, relax
+from eqprop._solvers import Alternating, Solver
+
+
+@dataclass(frozen=True)
+class RuleStep:
+    """What ``rule.backward`` returns; all tensors on the device of the network.
+
+    Attributes:
+        loss: batch-mean loss at the free equilibrium, 0-d.
+        output: network output at the free equilibrium, ``[batch, outputs]``.
+        free: free ``Solution``.
+        nudged: a ``Solution`` a nudged phase.
+        counted: samples that entered the gradient, ``[batch]`` mask; None for all.
+        adjoint_residual: relative residual of the adjoint system, ``[batch]``, where a rule solved one.
+    """
+
+    loss: Tensor
+    output: Tensor
+    free: Solution
+    nudged: tuple[Solution, ...] = ()
+    counted: Tensor | None = None
+    adjoint_residual: Tensor | None = None
+
+    @property
+    def sweeps(self) -> Tensor:
+        """Sweeps a sample, over all phases, ``[batch]``: the cost in the unit in which rules compare."""
+        total = self.free.sweeps
+        for solution in self.nudged:
+            total = total + solution.sweeps
+        return total
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Base of all learning rules: small frozen objects with one call, ``backward``.
+
+    Args:
+        cost: ``"squared-error"``, ``"cross-entropy"``, an ``eqprop.Cost``, or a function ``(output, target) ->
+            [batch]``.
+        solver: of the free phase.
+        free: when the free phase ends, ``Stop(...)`` or ``Sweeps(n)``.
+        products: precision of the matrix products in the free phase, as ``"bfloat16"``; None for full.
+    """
+
+    cost: str | Cost | Callable[[Tensor, Tensor], Tensor] = "squared-error"
+    solver: Solver = Alternating()
+    free: Stop | Sweeps = Stop(tol=1e-4, max_sweeps=200, block=5)
+    products: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cost", cost_named(self.cost))
+
+    @property
+    def loss_function(self) -> Cost:
+        """The cost as an object."""
+        return cost_named(self.cost)
+
+    def backward(self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None) -> RuleStep:
+        """Add the gradient of the batch-mean loss to ``.grad`` of the network's parameters.
+
+        Args:
+            network: any attractor network.
+            x: clamped input ``[batch, *input_shape]``, floating point.
+            y: labels ``[batch]`` (integers) or targets ``[batch, outputs]``.
+            start: initial state of the free phase (a warm start); zeros where None.
+
+        Raises:
+            DataError: shapes, types or values that do not fit.
+            ConfigError: the rule cannot work on this network; the message names one that can.
+        """
+        raise NotImplementedError
+
+    def predict(self, network: Network, x: Tensor) -> Tensor:
+        """Output at the free equilibrium, ``[batch, outputs]``."""
+        with torch.no_grad():
+            return network.output(self.settle(network, network.drive(x), None).state)
+
+    def settle(self, network: Network, drive: Drive, start: State | None) -> Solution:
+        """The free phase."""
+        state = network.initial_state(len(drive.x)) if start is None else start
+        network.begin_phase(0)
+        return relax(network, state, drive, solver=self.solver, stop=self.free, products=self.products)
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-serialisable settings, for records."""
+        values: dict[str, Any] = {"rule": type(self).__name__}
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Cost):
+                value = value.name
+            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+                value = {"kind": type(value).__name__} | _plain(dataclasses.asdict(value))
+            elif isinstance(value, torch.Generator):
+                continue
+            values[f.name] = value
+        return values
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: _plain(v) if isinstance(v, dict) else v for k, v in values.items()}
+
+
+class Sample(NamedTuple):
+    """Loss and its gradient at a free equilibrium."""
+
+    output: Tensor  # [batch, outputs]
+    target: Tensor  # [batch, outputs]
+    loss: Tensor  # [batch]
+
+
+def at_equilibrium(network: Network, cost: Cost, state: State, y: Tensor) -> Sample:
+    """Output, target and loss of a batch at ``state``.
+
+    Raises:
+        ConfigError: a cost that gives something other than one value a sample.
+        DataError: labels that do not fit the output.
+    """
+    output = network.output(state)
+    if len(y) != len(output):
+        from eqprop._errors import DataError
+
+        raise DataError(f"targets: got {len(y)} for {len(output)} samples, needed one a sample")
+    target = cost.target(y, output)
+    return Sample(output, target, cost.loss(output, target))
+
+
+def add_readout_gradient(network: Network, cost: Cost, sample: Sample, state: State, weight: Tensor) -> None:
+    """Gradient of the readout outside the dynamics: exact at the free state, whatever the rule.
+
+    Args:
+        weight: of each sample, ``[batch]``.
+    """
+    if network.readout is None:
+        return
+    force = cost.gradient(sample.output, sample.target) * weight[:, None]
+    flat = state[-1].flatten(1)
+    for parameter, gradient in ((network.readout.weight, force.mT @ flat), (network.readout.bias, force.sum(0))):
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def loss_gradient(network: Network, cost: Cost, sample: Sample, state: State) -> Tensor:
+    """``dC / d s_out`` through the readout, ``[batch, *output_shape]``."""
+    gradient = cost.gradient(sample.output, sample.target)
+    if network.readout is not None:
+        gradient = gradient @ network.readout.weight
+    return gradient.reshape(state[-1].shape)
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ``ConfigError`` with the message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
