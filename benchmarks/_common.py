@@ -17,6 +17,7 @@ from eqprop._errors import ConfigError, EqPropError
 from eqprop._runs import Run, system_record
 
 RESULTS = Path(__file__).resolve().parent / "results"
+_OUTPUT = ("out", "overwrite", "resume", "record", "threads", "command", "run")  # options that decide no number
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -24,50 +25,81 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        if text and "%(default)" not in text and action.default not in (None, False, argparse.SUPPRESS):
+        if text and "(default: " not in text and action.default not in (None, False, argparse.SUPPRESS):
             text += " (default: %(default)s)"
         return text
 
 
-def parser(module: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """A parser with the options that every script has."""
-    made = argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, epilog=epilog, formatter_class=HelpFormatter
+def new_parser(module: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    """A parser whose errors are short: argparse's own usage would be a dozen lines before each."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        usage="%(prog)s [options]",
+        description=description,
+        epilog=epilog,
+        formatter_class=HelpFormatter,
     )
-    run = made.add_argument_group("run")
-    run.add_argument("--out", metavar="DIR", default=f"runs/{module.rpartition('.')[2]}", help="run folder")
-    run.add_argument("--resume", action="store_true", help="continue the run in --out where it was interrupted")
-    run.add_argument(
-        "--overwrite", action="store_true", help="replace the run in --out (only files of a run are removed)"
-    )
-    run.add_argument("--record", metavar="NAME", help="copy summary.json to benchmarks/results/NAME.json")
-    run.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one")
-    run.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (default: as torch decides)")
-    run.add_argument("--quiet", action="store_true", help="no progress bar and no line an epoch")
-    return made
 
 
-def main_guard(body: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run a script's body; an error raised on purpose becomes one plain line and exit status 2."""
+def add_output_options(parser: argparse.ArgumentParser, default: Path, *, resume: bool = False) -> None:
+    """The options that every script has: where the run goes and whether it is recorded."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--out", metavar="DIR", type=Path, default=default, help=f"run folder (default: {default})")
+    if resume:
+        group.add_argument("--resume", action="store_true", help="continue the run in --out where it was interrupted")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in --out, and no other file in it")
+    group.add_argument("--record", metavar="NAME", help="copy summary.json to benchmarks/results/NAME.json")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (default: as torch decides)")
+
+
+def run_main(
+    main: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser,
+    argv: Sequence[str] | None = None,
+    *,
+    make_run: bool = True,
+) -> int:
+    """Parse, run, and exit with a status other than 0 if that fails: an error raised on purpose is one plain line.
+
+    With `make_run` the run folder is made first (as `arguments.run`), so that a folder in the way is told at once.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser.parse_args(words)
+    arguments.command = command_line(parser.prog, words)
     try:
-        body(sys.argv[1:] if argv is None else argv)
+        if arguments.threads is not None:
+            if arguments.threads < 1:
+                raise ConfigError(f"--threads: got {arguments.threads}, needed at least 1")
+            torch.set_num_threads(arguments.threads)
+        if arguments.record is not None and (not arguments.record or set(arguments.record) & set("/\\.")):
+            raise ConfigError(f"--record: got {arguments.record!r}, needed a plain name, as in --record mnist-1024")
+        if make_run:
+            arguments.run = Run.create(arguments.out, options_record(arguments), overwrite=arguments.overwrite)
+        main(arguments)
     except EqPropError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the last checkpoint is kept, continue with --resume", file=sys.stderr)
-        return 130
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     return 0
 
 
-def use_threads(threads: int | None) -> None:
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"--threads: got {threads}, needed at least 1")
-        torch.set_num_threads(threads)
+def options_record(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide numbers, as plain JSON."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(arguments).items() if k not in _OUTPUT}
 
 
-def pick_device(name: str) -> torch.device:
+def command_line(program: str, argv: Sequence[str]) -> str:
+    """The command that repeats the run, without absolute paths: they say nothing to a reader."""
+    shown = []
+    for word in argv:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        shown.append(f"{option}{equals}{Path(value).name if value.startswith(('/', '~')) else value}")
+    return shlex.join([*program.split(), *shown])
+
+
+def device_named(name: str) -> torch.device:
     """The device of that name; "auto" is the GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,89 +108,88 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ConfigError(f"--device: got {name!r}, needed auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"--device: got {name!r}, but torch {torch.__version__} finds no CUDA device; write --device cpu"
-        )
+        raise ConfigError(f"--device: got {name!r}, but torch finds no CUDA device here; write --device cpu")
     return device
 
 
-def command_line(module: str, argv: Sequence[str]) -> str:
-    """The command that repeats the run, without absolute paths: they say nothing to a reader."""
-    shown = []
-    for word in argv:
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        shown.append(f"{option}{equals}{Path(value).name if value.startswith(('/', '~')) else value}")
-    return shlex.join(["python", "-m", module, *shown])
-
-
-def headline(
-    name: str, value: float, unit: str, *, at_most: float | None = None, at_least: float | None = None
-) -> dict[str, Any]:
-    """A figure to print and record, with the target it has to meet, if any."""
-    figure: dict[str, Any] = {"name": name, "value": value, "unit": unit}
-    if at_most is not None:
-        figure["target"] = {"at_most": at_most}
-    if at_least is not None:
-        figure["target"] = {"at_least": at_least}
-    return figure
+def sizes(network: str) -> list[int]:
+    """[784, 1024, 10] of "784-1024-10"."""
+    parts = network.split("-")
+    if len(parts) < 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise ConfigError(f"--network: got {network!r}, needed units of input, hidden and output, as in 784-1024-10")
+    return [int(part) for part in parts]
 
 
 def target_text(figure: Mapping[str, Any]) -> str:
-    """The target as "at most 1.9 %, met"; empty where there is none."""
+    """The target ("<= 1.9") with its unit and whether it is met; empty where there is none."""
     target = figure.get("target")
     if not target:
         return ""
-    ((kind, bound),) = target.items()
-    met = figure["value"] <= bound if kind == "at_most" else figure["value"] >= bound
-    return f"{kind.replace('_', ' ')} {format_value(bound, figure['unit'])}, {'met' if met else 'missed'}"
+    sign, _, bound = target.partition(" ")
+    met = figure["value"] <= float(bound) if sign == "<=" else figure["value"] >= float(bound)
+    return f"{'≤' if sign == '<=' else '≥'} {bound} {figure['unit']}, {'met' if met else 'missed'}"
 
 
-def format_value(value: float, unit: str) -> str:
-    """Value and unit, with as many digits as mean something: percentages to a hundredth, the rest to four figures."""
-    number = f"{value:.2f}" if unit == "%" else f"{value:.4g}"
+def value_text(figure: Mapping[str, Any]) -> str:
+    """Value and unit, with as many digits as mean something: percentages to a hundredth, the rest to three figures."""
+    value, unit = figure["value"], figure["unit"]
+    if unit == "%":
+        number = f"{value:.2f}"
+    else:
+        number = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return f"{number} {unit}".rstrip()
 
 
-def summary(
+def finish(
+    arguments: argparse.Namespace,
+    *,
     title: str,
-    command: str,
-    config: Mapping[str, Any],
-    figures: Sequence[Mapping[str, Any]],
-    device: torch.device,
-    **facts: Any,
+    headline: Sequence[Mapping[str, Any]],
+    details: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    device: torch.device | None = None,
+    run: Run | None = None,
 ) -> dict[str, Any]:
-    """What goes into summary.json; `facts` are the script's own (seeds, data, steps, sweeps, residuals, seconds)."""  # fmt: skip
-    record = {"title": title, "headline": [dict(figure) for figure in figures], "command": command}
-    return record | facts | {"config": dict(config)} | system_record(device)
+    """Write summary.json into the run folder, print the headline figures, and with --record keep a copy in results/.
 
-
-def finish(run: Run, record: Mapping[str, Any], name: str | None = None) -> None:
-    """Write summary.json into the run folder, print the headline figures, and copy the summary to results/NAME.json."""
-    path = run.write_summary(record)
-    print(f"\n{record['title']}")
-    width = max(len(figure["name"]) for figure in record["headline"])
-    for figure in record["headline"]:
+    Args:
+        arguments: what the parser gave.
+        title: one line that names the experiment.
+        headline: figures {name, value, unit} and, where there is one, target ("<= 1.9" or ">= 95").
+        details: everything else that is worth keeping: seeds, data, steps, sweeps, residuals, seconds.
+        config: settings of the run; None for the options.
+        device: that it ran on; None for the one of --device.
+        run: run folder; None for the one that `run_main` made.
+    """
+    run = arguments.run if run is None else run
+    device = device_named(getattr(arguments, "device", "cpu")) if device is None else device
+    summary: dict[str, Any] = {
+        "title": title,
+        "headline": [dict(figure) for figure in headline],
+        "command": arguments.command,
+        **(details or {}),
+        "config": dict(options_record(arguments) if config is None else config),
+        **system_record(device),
+    }
+    path = run.write_summary(summary)
+    print(f"\n{title}")
+    width = max(len(figure["name"]) for figure in headline)
+    for figure in headline:
         target = target_text(figure)
-        shown = f"{format_value(figure['value'], figure['unit']):>12}"
-        print(f"  {figure['name']:<{width}}  {shown}{f'   ({target})' if target else ''}")
+        print(f"  {figure['name']:<{width}}  {value_text(figure):>12}{f'   ({target})' if target else ''}")
     print(f"written to {run.folder}")
-    if name is not None:
-        if not name or "/" in name or name.startswith("."):
-            raise ConfigError(f"--record: got {name!r}, needed a plain name, as in --record mnist-1024")
-        atomic_write(RESULTS / f"{name}.json", path.read_bytes(), "the recorded result")
-        print(
-            f"recorded as benchmarks/results/{name}.json; run `python -m benchmarks.table` to renew the README's table"
-        )
+    if arguments.record is not None:
+        atomic_write(RESULTS / f"{arguments.record}.json", path.read_bytes(), "the recorded result")
+        print(f"recorded in benchmarks/results/{arguments.record}.json; `python -m benchmarks.table` renews the README")
+    return summary
 
 
-def read_results(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
     """The recorded summaries by name, in alphabetical order."""
     results = {}
     for path in sorted(folder.glob("*.json")):
         try:
             results[path.stem] = json.loads(path.read_bytes())
         except ValueError as error:
-            raise ConfigError(
-                f"{path.name} in benchmarks/results is not valid JSON ({error}); record it again"
-            ) from error
+            raise ConfigError(f"benchmarks/results/{path.name} is not valid JSON ({error}); record it again") from error
     return results

@@ -7,7 +7,8 @@ import dataclasses
 import math
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 import eqprop
-from benchmarks import _common
+from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
 from eqprop._data import DATASETS, DataSplits, load_dataset
 from eqprop._errors import ConfigError
 from eqprop._figures import gradient_alignment, learning_curves, receptive_fields, relaxation
+from eqprop._guard import Guard
 from eqprop._runs import Run
 from eqprop._trainer import Trainer
 
@@ -31,7 +33,7 @@ SCHEDULES = ("constant", "exponential", "cosine")
 # number of hidden layers; what a preset leaves out comes from DEFAULTS.
 DEFAULTS: dict[str, Any] = {
     "network": "784-1024-10", "activation": "hard_sigmoid", "cost": "squared-error", "initializer": "xavier_uniform",
-    "gain": None, "beta": 0.2, "contour": "centred", "readout": "contrast", "free_sweeps": 15, "nudged_sweeps": 15,
+    "gain": 0.5, "beta": 0.2, "contour": "centred", "readout": "contrast", "free_sweeps": 15, "nudged_sweeps": 15,
     "tol": None, "products": None, "epochs": 20, "batch_size": 16, "lr": (0.1, 0.05), "schedule": "exponential",
     "decay": 0.05, "momentum": 0.0, "weight_decay": 0.0,
 }  # fmt: skip
@@ -43,8 +45,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("mnist", "784-512-512-10"): {
         "lr": (0.2, 0.1, 0.05), "free_sweeps": 40, "nudged_sweeps": 20, "epochs": 30,
     },
-    # 5,000 images: more epochs, seconds each
-    ("digits", "784-1024-10"): {"lr": (0.1, 0.05), "epochs": 20},
+    # 5,000 images; seed 0: 4.3 % test error after 12 epochs, 7 s on one core
+    ("digits", "784-1024-10"): {"lr": (0.2, 0.1), "epochs": 12},
 }  # fmt: skip
 # in per cent of test error, for --rule ep with the preset's network
 TARGETS = {
@@ -65,7 +67,7 @@ class Config:
     activation: str
     cost: str
     initializer: str
-    gain: float | None
+    gain: float
     beta: float
     contour: str
     readout: str
@@ -108,44 +110,44 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def sizes(network: str) -> list[int]:
-    """[784, 1024, 10] of "784-1024-10"."""
-    try:
-        units = [int(part) for part in network.split("-")]
-    except ValueError:
-        units = []
-    if len(units) < 3 or min(units) < 1:
-        raise ConfigError(f"--network: got {network!r}, needed units of input, hidden and output, as in 784-1024-10")
-    return units
-
-
 def preset(dataset: str, network: str | None) -> dict[str, Any]:
-    """Settings for a data set and a network; of the same depth, where that very network has none."""
+    """Settings for a data set and a network; where there is no preset, those of a network of the same depth."""
     name = network or DEFAULTS["network"]
-    depth = name.count("-")
-    same_depth = [kept for (_, other), kept in PRESETS.items() if other.count("-") == depth]
-    found = PRESETS.get((dataset, name)) or (same_depth[0] if same_depth else {})
-    return {**DEFAULTS, "network": name} | found
+    depth = len(sizes(name))
+    same = [(data, kept) for (data, other), kept in PRESETS.items() if len(sizes(other)) == depth]
+    similar = {data: kept for data, kept in reversed(same)}  # the first of a data set wins
+    found = PRESETS.get((dataset, name)) or similar.get(dataset) or (same[0][1] if same else {})
+    settings = {**DEFAULTS, "network": name} | found
+    if len(settings["lr"]) != depth - 1:
+        settings["lr"] = (min(settings["lr"]),)  # one for all connections
+    return settings
 
 
-# -- options -------------------------------------------------------------------------------------------------------------
+# -- options ---------------------------------------------------------------------------------------------------------
 
 
 def options() -> argparse.ArgumentParser:
+    shown = {" ".join(key): kept for key, kept in PRESETS.items()}
+    shown["any other"] = {k: v for k, v in DEFAULTS.items() if k != "network" and v is not None}
     lines = [
-        f"  {data:14} {net:16} " + ", ".join(f"{k}={v}" for k, v in p.items()) for (data, net), p in PRESETS.items()
+        textwrap.fill(
+            ", ".join(f"{k}={_option(v)}" for k, v in kept.items()),
+            width=100,
+            initial_indent=f"  {name:30}",
+            subsequent_indent=" " * 32,
+        )
+        for name, kept in shown.items()
     ]
     epilog = (
-        "Options without a value shown take it from a preset of data set and network:\n"
+        "Options without a default shown take it from a preset of data set and network:\n"
         + "\n".join(lines)
-        + "\n  otherwise      "
-        + ", ".join(f"{k}={v}" for k, v in DEFAULTS.items() if k != "network" and v is not None)
         + "\n\nexamples:\n"
         f"  python -m {MODULE} --rule ep --network 784-1024-10 --epochs 20 --out runs/ep\n"
         f"  python -m {MODULE} --dataset fashion-mnist --seeds 3 --out runs/fashion\n"
         f"  python -m {MODULE} --network 784-512-512-10 --tol 1e-3 --out runs/deep --resume"
     )
-    made = _common.parser(MODULE, "Train an attractor network on handwritten digits or clothes.", epilog)
+    made = new_parser(MODULE, "Train an attractor network on handwritten digits or clothes.", epilog)
+    add_output_options(made, Path("runs/mnist"), resume=True)
     data = made.add_argument_group("data")
     data.add_argument("--dataset", choices=DATASETS, default="mnist", help="data set")
     data.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: cache, or download)")
@@ -182,12 +184,22 @@ def options() -> argparse.ArgumentParser:
     training.add_argument(
         "--seeds", type=int, default=1, metavar="N", help="train with N seeds from --seed, report the mean"
     )
+    training.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one"
+    )
+    training.add_argument("--quiet", action="store_true", help="no progress bar and no line an epoch")
+    training.add_argument("--no-guard", action="store_true", help="go on even if the run looks hopeless")
     training.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="also checkpoint within an epoch")
     return made
 
 
-def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
-    settings = preset(arguments.dataset, arguments.network)
+def _option(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def make_config(arguments: argparse.Namespace, dataset: str, device: torch.device) -> Config:
+    """Options over the preset of `dataset`, which is what was loaded: digits may stand in for MNIST."""
+    settings = preset(dataset, arguments.network)
     for name in settings:
         given = getattr(arguments, name)
         if given is not None:
@@ -197,11 +209,11 @@ def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
             settings["lr"] = tuple(float(part) for part in settings["lr"].split(","))
         except ValueError as error:
             raise ConfigError(f"--lr: got {arguments.lr!r}, needed numbers, as in --lr 0.1,0.05") from error
-    rest = {name: getattr(arguments, name) for name in ("rule", "dataset", "seed", "validation", "train")}
-    return Config(**settings, **rest, device=device.type)
+    rest = {name: getattr(arguments, name) for name in ("rule", "seed", "validation", "train")}
+    return Config(**settings, **rest, dataset=dataset, device=device.type)
 
 
-# -- what a config stands for --------------------------------------------------------------------------------------------
+# -- what a config stands for ----------------------------------------------------------------------------------------
 
 
 def make_network(config: Config, device: torch.device) -> eqprop.HopfieldNetwork:
@@ -248,6 +260,11 @@ def make_scheduler(config: Config, optimizer: torch.optim.Optimizer) -> Any:
     return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
 
 
+def extendable(config: Config) -> tuple[str, ...]:
+    """What may grow on --resume. Other schedules are laid out over the epochs: with more of them, another run."""
+    return ("epochs",) if config.schedule == "constant" else ()
+
+
 def make_data(config: Config, folder: str | None, device: torch.device) -> DataSplits:
     data = load_dataset(config.dataset, folder, device=device, validation=config.validation, seed=config.seed)
     pixels, classes = sizes(config.network)[0], sizes(config.network)[-1]
@@ -262,7 +279,7 @@ def make_data(config: Config, folder: str | None, device: torch.device) -> DataS
     return data
 
 
-# -- one run -------------------------------------------------------------------------------------------------------------
+# -- one run ---------------------------------------------------------------------------------------------------------
 
 
 def train(
@@ -278,9 +295,9 @@ def train(
         scheduler=make_scheduler(config, optimizer),
         out=out, config=config.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
         resume=arguments.resume, overwrite=arguments.overwrite,
-        # the schedules but the constant one are laid out over the epochs: more epochs would be another run
-        extendable=("epochs",) if config.schedule == "constant" else (),
+        extendable=extendable(config),
         checkpoint_every_steps=arguments.checkpoint_every, progress=not arguments.quiet,
+        guard=None if arguments.no_guard else Guard(),
     )  # fmt: skip
     if trainer.run is None:
         raise ConfigError("--out: needed a run folder")
@@ -325,15 +342,13 @@ def phases(
     config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, x: Tensor, y: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Energy (with the nudge's, beta C) and residual a sweep, [sweeps, batch], of the free and both nudged phases."""
+    network, x = network.clone().double(), x.double()  # so that rounding does not hide the end of a phase
     drive, cost = network.drive(x), rule.loss_function
     state = network.initial_state(len(x))
     target = cost.target(y, network.output(state))
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    named = {
-        "free": 0.0,
-        f"nudged, beta = {config.beta:g}": config.beta,
-        f"nudged, beta = {-config.beta:g}": -config.beta,
-    }
+    b = abs(config.beta)
+    named = {"free": 0.0, f"nudged, β = {b:g}": b, f"nudged, β = −{b:g}": -b}
     rest = state
     for name, beta in named.items():
         energies: list[Tensor] = []
@@ -358,68 +373,73 @@ def phases(
     return found
 
 
-# -- the script ----------------------------------------------------------------------------------------------------------
+# -- the script ------------------------------------------------------------------------------------------------------
 
 
-def report(config: Config, data: DataSplits, results: Mapping[int, Mapping[str, Any]], command: str) -> dict[str, Any]:
-    """summary.json: of one seed, or means over several."""
+def report(
+    config: Config, data: DataSplits, results: Mapping[int, Mapping[str, Any]], arguments: argparse.Namespace, run: Run
+) -> None:
+    """Write and print the result of one seed, or means over several."""
     errors = [result["test_error_percent"] for result in results.values()]
-    bound = TARGETS.get((data.name, config.network)) if config.rule == "ep" else None
-    name = "test error" if len(errors) == 1 else f"test error, mean of {len(errors)} seeds"
+    several = len(errors) > 1
     seconds = statistics.fmean(result["seconds"] for result in results.values())
-    figures = [_common.headline(name, statistics.fmean(errors), "%", at_most=bound)]
-    if len(errors) > 1:
-        figures.append(_common.headline("standard deviation over seeds", statistics.stdev(errors), "%"))
-    figures.append(_common.headline("training time" + (" a seed" if len(errors) > 1 else ""), seconds, "s"))
+    name = f"test error, mean of {len(errors)} seeds" if several else "test error"
+    headline: list[dict[str, Any]] = [{"name": name, "value": statistics.fmean(errors), "unit": "%"}]
+    if config.rule == "ep" and (data.name, config.network) in TARGETS:
+        headline[0]["target"] = f"<= {TARGETS[data.name, config.network]}"
+    if several:
+        headline.append({"name": "its standard deviation", "value": statistics.stdev(errors), "unit": "%"})
+    headline.append({"name": f"training time{' a seed' if several else ''}", "value": seconds, "unit": "s"})
     epochs = max(result["epochs"] for result in results.values())
-    return _common.summary(
-        f"{data.name} {config.network}, {config.rule}, {epochs} epochs",
-        command,
-        config.record(),
-        figures,
-        torch.device(config.device),
-        seeds=list(results),
-        data=data.spec(),
-        seconds=seconds,
-        results={str(seed): dict(result) for seed, result in results.items()},
+    finish(
+        arguments,
+        title=f"{data.name}, {config.network}, {config.rule}, {epochs} epochs",
+        headline=headline,
+        details={
+            "seeds": list(results),
+            "data": data.spec(),
+            "seconds": seconds,
+            "results": {str(seed): dict(result) for seed, result in results.items()},
+        },
+        config=config.record(),
+        device=torch.device(config.device),
+        run=run,
     )
 
 
-def run(argv: Sequence[str]) -> None:
-    arguments = options().parse_args(argv)
+def main(arguments: argparse.Namespace) -> None:
+    """Train every seed and report."""
     if arguments.seeds < 1:
         raise ConfigError(f"--seeds: got {arguments.seeds}, needed at least 1")
-    _common.use_threads(arguments.threads)
-    device = _common.pick_device(arguments.device)
-    first = make_config(arguments, device)
-    command = _common.command_line(MODULE, argv)
-    out = Path(arguments.out)
+    device = device_named(arguments.device)
+    first = make_config(arguments, arguments.dataset, device)  # bad options are told before any data are read
+    data = make_data(first, arguments.data, device)
+    if data.name != first.dataset:
+        first = make_config(arguments, data.name, device)
     seeds = range(first.seed, first.seed + arguments.seeds)
     parent: Run | None = None
     if len(seeds) > 1:
         parent = Run.create(
-            out, first.record() | {"seeds": list(seeds)}, overwrite=arguments.overwrite, resume=arguments.resume,
-            extendable=("epochs",) if first.schedule == "constant" else (),
-        )  # fmt: skip
+            arguments.out,
+            first.record() | {"seeds": list(seeds)},
+            overwrite=arguments.overwrite,
+            resume=arguments.resume,
+            extendable=extendable(first),
+        )
     results: dict[int, dict[str, Any]] = {}
-    data: DataSplits | None = None
     for seed in seeds:
         config = dataclasses.replace(first, seed=seed)
-        data = make_data(config, arguments.data, device)
+        if seed != first.seed:  # the validation part is drawn by the seed
+            data = make_data(config, arguments.data, device)
         if not arguments.quiet:
             print(f"{data}, seed {seed}", file=sys.stderr)
-        folder = out if parent is None else out / f"seed-{seed}"
+        folder = arguments.out if parent is None else arguments.out / f"seed-{seed}"
         results[seed] = train(config, data, folder, arguments, device)
         if parent is not None:
-            one = report(config, data, {seed: results[seed]}, command)
-            Run.open(folder).write_summary(one)
-    if data is not None:
-        _common.finish(parent or Run.open(out), report(first, data, results, command), arguments.record)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    return _common.main_guard(run, argv)
+            one = argparse.Namespace(**{**vars(arguments), "record": None})
+            report(config, data, {seed: results[seed]}, one, Run.open(folder))
+    report(first, data, results, arguments, parent or Run.open(arguments.out))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_main(main, options(), make_run=False))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import RESULTS, format_value, main_guard, read_results, target_text
+from benchmarks._common import RESULTS, new_parser, read_results, target_text, value_text
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError
 
@@ -24,10 +24,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         link = f"[{name}](benchmarks/results/{name}.json)"
         for index, figure in enumerate(record["headline"]):
             title = record["title"] if index == 0 else ""
-            value = format_value(figure["value"], figure["unit"])
-            lines.append(
-                f"| {title} | {figure['name']} | {value} | {target_text(figure)} | {link if index == 0 else ''} |"
-            )
+            row = (title, figure["name"], value_text(figure), target_text(figure), link if index == 0 else "")
+            lines.append(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |"))
     return "\n".join(lines)
 
 
@@ -40,24 +38,29 @@ def renewed(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
 
 
-def run(argv: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Renew or check the table; 1 if it is out of date, 2 if it cannot be made."""
+    parser = new_parser("benchmarks.table", __doc__ or "")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the table is out of date")
     parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
+    parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    old = arguments.readme.read_text(encoding="utf-8")
-    new = renewed(old, read_results())
+    try:
+        old = arguments.readme.read_text(encoding="utf-8")
+        new = renewed(old, read_results(arguments.results))
+    except (ConfigError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if new == old:
+        return 0
     if not arguments.check:
-        if new != old:
-            atomic_write(arguments.readme, new.encode(), "README.md")
-        return
-    if new != old:
-        sys.stdout.writelines(
-            difflib.unified_diff(old.splitlines(True), new.splitlines(True), "README.md", "README.md, renewed")
-        )
-        print("README.md is out of date: run `python -m benchmarks.table`")
-        raise SystemExit(1)
+        atomic_write(arguments.readme, new.encode(), "README.md")
+        return 0
+    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), "README.md", "README.md, renewed")
+    sys.stdout.writelines(lines)
+    print("README.md is out of date: run `python -m benchmarks.table`")
+    return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main_guard(run))
+    sys.exit(main())

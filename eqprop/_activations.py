@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from eqprop import _pairs
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 
@@ -44,6 +45,7 @@ class Activation:
         bounds: the closed interval that the states fill, or None where it is the whole line.
         smooth: continuously differentiable; slopes in beta are only seen on smooth activations.
         quadratic: ``rho* = s^2 / 2`` on ``bounds``; a squared-error nudge then has an exact block minimum.
+        pair: ``rho`` of a complex input as a stacked real pair, or None where it is not holomorphic.
     """
 
     name: str
@@ -55,6 +57,13 @@ class Activation:
     bounds: tuple[float, float] | None = None
     smooth: bool = True
     quadratic: bool = False
+    pair: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+
+    def on_pair(self, z: Tensor) -> Tensor:
+        """``rho`` of a complex ``z`` as a stacked real pair ``[2 * batch, ...]``; only where ``pair`` is given."""
+        if self.pair is None:
+            raise ConfigError(f"activation {self.name!r} is not holomorphic: it has no value at a complex input")
+        return self.pair(z)
 
     def __call__(self, z: Tensor) -> Tensor:
         return self.function(z)
@@ -82,6 +91,11 @@ def _box(name: str, low: float, high: float) -> Activation:
         smooth=False,
         quadratic=True,
     )
+
+
+def _softplus(z: Tensor) -> Tensor:
+    # torch's own threshold of 20 is wrong by 2e-9, which float64 shows
+    return torch.nn.functional.softplus(z, threshold=40)
 
 
 def _sigmoid_derivative(z: Tensor) -> Tensor:
@@ -127,9 +141,10 @@ _ACTIVATIONS = {
             function=lambda z: torch.sigmoid(4 * z - 2),
             inplace=lambda z: z.mul_(4).sub_(2).sigmoid_(),
             derivative=_sigmoid_derivative,
-            integral=lambda z: 0.25 * torch.nn.functional.softplus(4 * z - 2),
+            integral=lambda z: 0.25 * _softplus(4 * z - 2),
             conjugate=_sigmoid_conjugate,
             bounds=(0.0, 1.0),
+            pair=_pairs.sigmoid,
         ),
         Activation(
             "dsilu",
@@ -138,15 +153,17 @@ _ACTIVATIONS = {
             derivative=lambda z: 0.5 * (_silu_derivative(z) - _silu_derivative(z - 2)),
             integral=_dsilu_integral,
             conjugate=None,
+            pair=_pairs.dsilu,
         ),
         Activation(
             "tanh",
             function=torch.tanh,
             inplace=torch.tanh_,
             derivative=lambda z: 1 - torch.tanh(z) ** 2,
-            integral=lambda z: torch.nn.functional.softplus(2 * z) - z,
+            integral=lambda z: _softplus(2 * z) - z,
             conjugate=_tanh_conjugate,
             bounds=(-1.0, 1.0),
+            pair=_pairs.tanh,
         ),
         Activation(
             "linear",
@@ -156,6 +173,7 @@ _ACTIVATIONS = {
             integral=_half_square,
             conjugate=_half_square,
             quadratic=True,
+            pair=lambda z: z,
         ),
     )
 }

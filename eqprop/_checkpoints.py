@@ -89,14 +89,14 @@ def pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = value.detach().to("cpu", copy=True).contiguous()
         return {"$tensor": path}
     if isinstance(value, Mapping):
-        items = [[key, pack(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        items = [[key, pack(item, _join(path, key), tensors)] for key, item in value.items()]
         if isinstance(value, Counter):
             return {"$counter": items}
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return dict(items)
         return {"$map": items}
     if isinstance(value, list | tuple):
-        packed = [pack(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+        packed = [pack(item, _join(path, index), tensors) for index, item in enumerate(value)]
         return {"$tuple": packed} if isinstance(value, tuple) else packed
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -104,6 +104,10 @@ def pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         f"A checkpoint cannot hold {path!r} of type {type(value).__name__}; it holds tensors, numbers, strings, None, "
         "and dicts, lists and tuples of them. Return only those from state_dict()."
     )
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}/{key}" if path else str(key)
 
 
 def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError, EqPropError
-from eqprop._network import Drive, Network, State
+from eqprop._network import Drive, Network, Phase, State
 from eqprop._solvers import Alternating, Problem
 
 
@@ -146,11 +146,13 @@ def _update_is_activation_of_inputs(net: Network, x: Tensor, state: State) -> fl
         return math.inf
     with torch.no_grad():
         drive, cache = net.drive(x), net.new_cache(None)
-        z = net.inputs(state, drive)
         worst = 0.0
-        for block in (*net.blocks, tuple(range(len(state)))):
-            new = net.update(state, drive, None, block, cache)
-            worst = max(worst, _deviation(new, tuple(net.activations[l](z[l]) for l in block)))
+        # two states under one cache: what is kept of the first must not reach the second
+        for old in (state, tuple(0.5 * s for s in state)):
+            z = net.inputs(old, drive)
+            for block in (*net.blocks, tuple(range(len(state)))):
+                new = net.update(old, drive, None, block, cache)
+                worst = max(worst, _deviation(new, tuple(net.activations[l](z[l]) for l in block)))
     return worst
 
 
@@ -181,7 +183,8 @@ def _contrast_gradient(net: Network, x: Tensor, state: State) -> float | None:
     folds = 3
     points = net.join_states([state, tuple(0.5 * s for s in state), tuple(0.9 * s for s in state)])
     weights = torch.randn(folds * len(x), generator=generator, dtype=torch.float64).to(x.device)
-    got = _collected(net, lambda: net.add_contrast_gradient(points, weights, net.drive(x).x, folds))
+    phase = Phase(points, weights, folds)
+    got = _collected(net, lambda: net.add_contrast_gradient([phase], net.drive(x).x))
     with torch.enable_grad():
         energy = -net.phi(points, net.drive(torch.cat([x] * folds)))
         expected = torch.autograd.grad((weights * energy).sum(), list(net.parameters()), allow_unused=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import cmath
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,16 +28,26 @@ class Points(NamedTuple):
 
 @dataclass(frozen=True)
 class Contour:
-    """Nudges of fixed strength, one relaxation each; ``random_sign`` flips all of a sample's nudges together."""
+    """Nudges of fixed strength, one relaxation each; ``random_sign`` flips all of a sample's nudges together.
+
+    Attributes:
+        betas, weights: of the phases with a real nudge.
+        free_weight: of the free equilibrium.
+        complex_betas, complex_weights: of the phases in the upper half plane. Their conjugates are not relaxed: a real
+            network answers a conjugate nudge with the conjugate state, so that only the real part is taken, with the
+            weight doubled.
+    """
 
     name: str
     betas: tuple[float, ...]
     weights: tuple[float, ...]
-    free_weight: float
+    free_weight: float = 0.0
     random_sign: bool = False
+    complex_betas: tuple[complex, ...] = ()
+    complex_weights: tuple[complex, ...] = ()
 
     def points(self, batch: int, like: Tensor, generator: torch.Generator) -> Points:
-        """The nudges of ``batch`` samples; signs are drawn on the CPU, so that they do not depend on the device."""
+        """The real nudges of ``batch`` samples; signs are drawn on the CPU, so that no device changes them."""
         ones = like.new_ones(batch)
         if self.random_sign:
             signs = torch.randint(0, 2, (batch,), generator=generator).to(device=like.device, dtype=like.dtype)
@@ -45,44 +56,77 @@ class Contour:
         weights = torch.stack([ones * w for w in self.weights])  # 1 / sign = sign
         return Points(betas, weights, ones * self.free_weight if self.free_weight else None)
 
+    def complex_points(self, batch: int, like: Tensor) -> Points:
+        """The complex nudges of ``batch`` samples as stacked pairs, ``[2 * phases * batch]``, phases within halves."""
+        return Points(_stacked(self.complex_betas, batch, like), _stacked(self.complex_weights, batch, like), None)
 
-def _one_sided(beta: float) -> dict[str, Any]:
-    return {"betas": (beta,), "weights": (1 / beta,), "free_weight": -1 / beta}
-
-
-def _random_sign(beta: float) -> dict[str, Any]:
-    return _one_sided(beta) | {"random_sign": True}
-
-
-def _centred(beta: float) -> dict[str, Any]:
-    return {"betas": (beta, -beta), "weights": (0.5 / beta, -0.5 / beta), "free_weight": 0.0}
+    @property
+    def lowest(self) -> float:
+        """The least real part of a nudge."""
+        reach = [b.real for b in self.complex_betas] + list(self.betas)
+        return min(reach + [-b for b in reach]) if self.random_sign else min(reach)
 
 
-_CONTOURS = {"centred": _centred, "one-sided": _one_sided, "random-sign": _random_sign}
+def _stacked(values: tuple[complex, ...], batch: int, like: Tensor) -> Tensor:
+    parts = [v.real for v in values] + [v.imag for v in values]
+    return torch.cat([like.new_full((batch,), p) for p in parts])
 
 
-def contour(name: str, beta: float) -> Contour:
+def _one_sided(beta: float, points: int) -> Contour:
+    return Contour("one-sided", (beta,), (1 / beta,), -1 / beta)
+
+
+def _random_sign(beta: float, points: int) -> Contour:
+    return Contour("random-sign", (beta,), (1 / beta,), -1 / beta, random_sign=True)
+
+
+def _centred(beta: float, points: int) -> Contour:
+    return Contour("centred", (beta, -beta), (0.5 / beta, -0.5 / beta))
+
+
+def _cauchy(beta: float, points: int) -> Contour:
+    if points == 1:
+        return _one_sided(beta, points)
+    real = [beta, -beta] if points % 2 == 0 else [beta]
+    upper = [beta * cmath.exp(2j * math.pi * k / points) for k in range(1, (points + 1) // 2)]
+    return Contour(
+        "cauchy",
+        tuple(real),
+        tuple(1 / (points * b) for b in real),
+        complex_betas=tuple(upper),
+        complex_weights=tuple(2 / (points * b) for b in upper),
+    )
+
+
+_CONTOURS = {"centred": _centred, "one-sided": _one_sided, "random-sign": _random_sign, "cauchy": _cauchy}
+
+
+def contour(name: str, beta: float, points: int = 2) -> Contour:
     """The contour of that name at nudge strength ``beta``.
 
-    ===============  ==================================  ======================
-    name             derivative                          error
-    ===============  ==================================  ======================
-    ``one-sided``    ``(g(b) - g(0)) / b``               O(b) (Scellier & Bengio 2017, Eq. 11)
-    ``random-sign``  the same, sign drawn a sample       O(b), of zero mean to first order
-    ``centred``      ``(g(b) - g(-b)) / 2b``             O(b^2) (Laborieux et al. 2021, Eq. 8)
-    ===============  ==================================  ======================
+    ===============  =========================================  ======================================================
+    name             derivative                                 error
+    ===============  =========================================  ======================================================
+    ``one-sided``    ``(g(b) - g(0)) / b``                      O(b) (Scellier & Bengio 2017, Eq. 11); with ``b < 0``
+    the
+                                                                negative perturbation of Scellier et al. 2023
+    ``random-sign``  the same, sign drawn a sample              O(b), of zero mean to first order
+    ``centred``      ``(g(b) - g(-b)) / 2b``                    O(b^2) (Laborieux et al. 2021, Eq. 8)
+    ``cauchy``       ``1/N sum_k g(b_k) / b_k``,                O(b^N) (Laborieux & Zenke 2022, Eq. 10); ``N = 1`` and 2
+                     ``b_k = b exp(2 pi i k / N)``              are one-sided and centred
+    ===============  =========================================  ======================================================
+
+    Args:
+        name: of the contour.
+        beta: nudge strength.
+        points: ``N`` of the Cauchy contour; the others ignore it.
 
     Raises:
-        ConfigError: an unknown name, or ``beta`` that is 0, not finite, or too large for a negative nudge.
+        ConfigError: an unknown name, ``beta`` that is 0 or not finite, or no point.
     """
     make = lookup("contour", name, _CONTOURS)
-    if not math.isfinite(beta) or beta == 0.0:
-        raise ConfigError(f"beta: got {beta}, needed a finite nudge other than 0; write beta=0.1")
-    made = make(float(beta))
-    lowest = -abs(beta) if made.get("random_sign") else min(made["betas"])
-    if lowest <= -1.0:
-        raise ConfigError(
-            f"beta: got {beta} with contour {name!r}, whose nudge reaches {lowest}; needed |beta| < 1, for at -1 a "
-            "squared error is no longer held by the energy; write beta=0.1, or contour='one-sided' with beta > 0"
-        )
-    return Contour(name, **made)
+    if not isinstance(beta, int | float) or not math.isfinite(beta) or beta == 0.0:
+        raise ConfigError(f"beta: got {beta!r}, needed a finite nudge other than 0; write beta=0.1")
+    if not isinstance(points, int) or points < 1:
+        raise ConfigError(f"points: got {points!r}, needed a whole number from 1 on, as in points=6")
+    return make(float(beta), points)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eqprop._errors import ConfigError
-from eqprop._network import Cache, Drive, Layer, Network, State
+from eqprop._network import Cache, Drive, Layer, Network, Phase, State
 
 
 class _FunctionNetwork(Network):
@@ -32,14 +32,13 @@ class _FunctionNetwork(Network):
     def repeat_drive(self, drive: Drive, times: int) -> Drive:
         return Drive((), torch.cat([drive.x] * times))
 
-    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        z = self.inputs(state, drive)
-        return tuple(
-            nudge.apply(l, z[l], state[l], self.activations[l])
-            if nudge is not None and l in nudge.layers
-            else self.activations[l](z[l])
-            for l in block
-        )
+    def field(self, state: State, x: Tensor) -> State:
+        """Total input to every layer, from the user's function."""
+        raise NotImplementedError
+
+    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
+        z = self.field(state, drive.x)
+        return [z[l].clone() for l in block]
 
     def add_tangent_gradient(self, state: State, direction: State, x: Tensor) -> None:
         with torch.enable_grad():
@@ -100,20 +99,22 @@ class EnergyNetwork(_FunctionNetwork):
         squares = torch.stack([(0.5 * s * s).flatten(1).sum(1) for s in state]).sum(0)
         return squares - self.energy(state, drive)
 
-    def inputs(self, state: State, drive: Drive, cache: Cache | None = None) -> State:
+    def field(self, state: State, x: Tensor) -> State:
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
             # inside a recorded relaxation a layer may be part of a graph already
             leaves = tuple(s if keep and s.requires_grad else s.detach().requires_grad_() for s in state)
             gradients = torch.autograd.grad(
-                self.energy(leaves, drive).sum(), leaves, create_graph=keep, allow_unused=True
+                self.energy(leaves, Drive((), x)).sum(), leaves, create_graph=keep, allow_unused=True
             )
             return tuple(s if g is None else s - g for s, g in zip(leaves if keep else state, gradients, strict=True))
 
-    def add_contrast_gradient(self, points: State, weights: Tensor, x: Tensor, folds: int) -> None:
-        with torch.enable_grad():
-            total = (self.energy(points, Drive((), torch.cat([x] * folds))) * weights).sum()
-        self._add_gradient_of(total)
+    def add_contrast_gradient(self, phases: Sequence[Phase], x: Tensor) -> None:
+        for phase in phases:
+            with torch.enable_grad():
+                energy = self.energy(phase.points, Drive((), torch.cat([x] * phase.folds)))
+                total = (energy * phase.weights).sum()
+            self._add_gradient_of(total)
 
 
 class FieldNetwork(_FunctionNetwork):
@@ -129,8 +130,8 @@ class FieldNetwork(_FunctionNetwork):
     def __init__(self, field: nn.Module, layers: dict[str, Layer], *, readout: int | None = None) -> None:
         super().__init__(field, layers, readout)
 
-    def inputs(self, state: State, drive: Drive, cache: Cache | None = None) -> State:
-        z = self.function(state, drive.x)
+    def field(self, state: State, x: Tensor) -> State:
+        z = self.function(state, x)
         if not isinstance(z, tuple) or [v.shape for v in z] != [s.shape for s in state]:
             got = [tuple(v.shape) for v in z] if isinstance(z, tuple) else type(z).__name__
             raise ConfigError(f"field: got {got}, needed a tuple of shapes {[tuple(s.shape) for s in state]}")

@@ -8,18 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqprop._contours import Points, contour
+from eqprop._complex import ComplexCostNudge, ComplexSystem
+from eqprop._contours import Contour, contour
+from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError
-from eqprop._network import Drive, Network, State
+from eqprop._linear_response import LinearResponse
+from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
+from eqprop._pairs import halves
 from eqprop._relax import Solution, Stop, Sweeps, relax
-from eqprop._rule import Rule, RuleStep, Sample, add_readout_gradient, at_equilibrium
+from eqprop._rule import Rule, RuleStep, Sample, add_readout_gradient, at_equilibrium, loss_gradient
 from eqprop._solvers import Solver
 
 
 @dataclass(frozen=True, kw_only=True)
 class EquilibriumPropagation(Rule):
-    """Equilibrium propagation, as contour x readout.
+    """Equilibrium propagation, as contour x readout x correction.
 
     With the total energy ``E + beta C`` (``beta > 0`` lowers the loss) and ``s_beta`` its equilibrium,
 
@@ -28,36 +32,61 @@ class EquilibriumPropagation(Rule):
                   ~ -(d inputs/dtheta at s_0)^T sum_k w_k s_k             tangent
 
     The contrast readout needs an energy; the tangent readout also serves vector fields (untied weights), where it is
-    biased by the asymmetry of the Jacobian. Nudged phases start from the free equilibrium and, on an ideal network,
-    relax together as one batch.
+    biased by the asymmetry of the Jacobian unless the nudged phases are corrected. Nudged phases start from the free
+    equilibrium and, on an ideal network, relax together as one batch; complex ones as stacked real pairs.
 
     Args:
         beta: nudge strength, other than 0.
-        contour: ``"centred"``, ``"one-sided"`` or ``"random-sign"``, see ``eqprop.contour``.
+        contour: ``"centred"``, ``"one-sided"``, ``"random-sign"`` or ``"cauchy"``, see ``eqprop.contour``; or
+            ``"derivative"``, the exact ``ds/dbeta`` at 0 by ``nudged`` sweeps of the linearised dynamics (the limit of
+            infinitely many points).
+        points: ``N`` of the Cauchy contour (holomorphic EP).
         readout: ``"contrast"`` or ``"tangent"``.
+        correction: None, or ``"asymep"``: nudged phases relax with the transposed Jacobian around the free state,
+            ``s <- rho(inputs(s) - (H - H^T)(s - s_0) + force)``, whose response is the true adjoint whatever the
+            asymmetry; with the Cauchy contour the gradient of an untied network is exact at a finite nudge.
         nudged: when a nudged phase ends.
         nudged_solver: solver of the nudged phases; None for that of the free phase.
         exclude_unconverged: leave samples out of the gradient whose free or nudged phase did not converge.
         seed: of the random signs.
 
-    Source: Scellier & Bengio 2017 (one-sided); Laborieux et al. 2021 (centred); Scellier et al. 2018 (vector fields);
-    Laborieux & Zenke 2024 (tangent readout).
+    Source: Scellier & Bengio 2017 (one-sided); Laborieux et al. 2021 (centred); Laborieux & Zenke 2022 (Cauchy
+    contour); Scellier et al. 2018, Laborieux & Zenke 2024 (vector fields, tangent readout); Scurria et al. 2026
+    (AsymEP).
     """
 
     beta: float = 0.1
     contour: str = "centred"
+    points: int = 2
     readout: str = "contrast"
+    correction: str | None = None
     nudged: Stop | Sweeps = Stop(tol=1e-4, max_sweeps=100, block=5)
     nudged_solver: Solver | None = None
     exclude_unconverged: bool = False
     seed: int = 0
-    generator: torch.Generator = field(default_factory=torch.Generator, repr=False, compare=False)
+    generator: torch.Generator = field(default_factory=torch.Generator, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        contour(self.contour, self.beta)
         if self.readout not in ("contrast", "tangent"):
             raise ConfigError(f"readout: got {self.readout!r}, needed 'contrast' or 'tangent'")
+        if self.correction not in (None, "asymep"):
+            raise ConfigError(f"correction: got {self.correction!r}, needed None or 'asymep'")
+        if self.correction is not None and self.readout != "tangent":
+            raise ConfigError(
+                f"correction: {self.correction!r} relaxes other dynamics in the nudged phases, whose contrast means "
+                "nothing; write readout='tangent'"
+            )
+        if self.contour != "derivative":
+            lowest = contour(self.contour, self.beta, self.points).lowest
+            if lowest <= -1.0 and isinstance(self.loss_function, SquaredError):
+                raise ConfigError(
+                    f"beta: got {self.beta} with contour {self.contour!r}, whose nudge reaches {lowest:g}; needed "
+                    "above -1, where the energy no longer holds a squared error; write beta=0.1, or "
+                    "contour='one-sided' with beta > 0"
+                )
+        elif self.correction is not None:
+            raise ConfigError("contour: 'derivative' with a correction is the adjoint itself; use RecurrentBackprop")
         self.generator.manual_seed(self.seed)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -78,14 +107,19 @@ class EquilibriumPropagation(Rule):
         free = self._settle_exactly(network, drive, start)
         rest = network.measure(free.state, 0)
         sample = at_equilibrium(network, self.loss_function, rest, y)
-        points = contour(self.contour, self.beta).points(len(sample.loss), sample.loss, self.generator)
-        nudged, measured = self._nudged_phases(network, drive, free, sample, points)
+        if self.contour == "derivative":
+            return self._from_derivative(network, drive, free, sample)
+        shape = contour(self.contour, self.beta, self.points)
+        phases, nudged = self._nudged_phases(network, drive, free, sample, shape)
         weight, counted = self._sample_weights(free, nudged, sample.loss)
         if counted is not None:
-            rest = network.select(counted, rest, tuple(torch.zeros_like(s) for s in rest))
-            folded = counted.repeat(len(points.betas))
-            measured = network.select(folded, measured, tuple(torch.zeros_like(s) for s in measured))
-        self._add_gradient(network, drive.x, rest, measured, points, weight)
+            rest = _cleared(rest, counted)
+        phases = [_with_samples(p, weight, counted) for p in phases]
+        if self.readout == "contrast":
+            network.add_contrast_gradient(phases, drive.x)
+        else:
+            # weights sum to zero with that of the free state: taken from it, so that nothing large cancels
+            network.add_tangent_gradient(rest, tuple(-d for d in network.response(phases, rest)), drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
         return RuleStep((sample.loss * weight).sum(), sample.output, free, nudged, counted)
 
@@ -97,26 +131,75 @@ class EquilibriumPropagation(Rule):
             free = relax(network, free.state, drive, solver=self.solver, stop=stop)
         return free
 
+    def _from_derivative(self, network: Network, drive: Drive, free: Solution, sample: Sample) -> RuleStep:
+        source = tuple(torch.zeros_like(s) for s in free.state[:-1])
+        source += (-loss_gradient(network, self.loss_function, sample, free.state),)
+        system = LinearResponse(network, free.state, drive, adjoint=False)
+        zero = tuple(torch.zeros_like(s) for s in free.state)
+        options: dict[str, Any] = {"solver": self.nudged_solver or self.solver, "stop": self.nudged}
+        response = relax(system, zero, Drive(source, drive.x), **options)
+        weight, counted = self._sample_weights(free, (response,), sample.loss)
+        state, rest = response.state, free.state
+        if counted is not None:
+            state, rest = _cleared(state, counted), _cleared(rest, counted)
+        direction = tuple(-u * weight.reshape(-1, *[1] * (u.dim() - 1)) for u in state)
+        network.add_tangent_gradient(rest, direction, drive.x)
+        add_readout_gradient(network, self.loss_function, sample, rest, weight)
+        return RuleStep((sample.loss * weight).sum(), sample.output, free, (response,), counted)
+
     def _nudged_phases(
-        self, network: Network, drive: Drive, free: Solution, sample: Sample, points: Points
-    ) -> tuple[tuple[Solution, ...], State]:
-        """The nudged solutions, one a phase, and their measured states folded along the batch."""
+        self, network: Network, drive: Drive, free: Solution, sample: Sample, shape: Contour
+    ) -> tuple[list[Phase], tuple[Solution, ...]]:
+        """The measured equilibria with their weights, and the solutions, one a phase."""
+        system: System = network
+        if self.correction == "asymep":
+            system, drive = network.adjoint_dynamics(free.state, drive)
+        batch = len(sample.loss)
+        real = shape.points(batch, sample.loss, self.generator)
+        phases: list[Phase] = []
+        solutions: list[Solution] = []
+        for group in _groups(len(real.betas), network.stacks_phases):
+            k = len(group)
+            beta = real.betas[group.start : group.stop].reshape(-1, 1)
+            nudge = CostNudge(network, self.loss_function, sample.target.repeat(k, 1), beta)
+            network.begin_phase(group.start + 1)
+            solution = self._relax(system, system.repeat_state(free.state, k), system.repeat_drive(drive, k), nudge)
+            measured = network.measure(solution.state, group.start + 1)
+            phases.append(Phase(measured, real.weights[group.start : group.stop].reshape(-1), k))
+            solutions += solution.split(k, system)
+        if real.free_weight is not None:
+            phases.append(Phase(free.state, real.free_weight, 1))
+        if shape.complex_betas:
+            more, found = self._complex_phases(network, system, drive, free, sample, shape)
+            phases, solutions = phases + more, solutions + found
+        return phases, tuple(solutions)
+
+    def _complex_phases(
+        self, network: Network, system: System, drive: Drive, free: Solution, sample: Sample, shape: Contour
+    ) -> tuple[list[Phase], list[Solution]]:
+        lifted = ComplexSystem(system)
+        k, batch = len(shape.complex_betas), len(sample.loss)
+        first = 1 + len(shape.betas)
+        points = shape.complex_points(batch, sample.loss)
+        phases: list[Phase] = []
+        solutions: list[Solution] = []
+        for group in _groups(k, network.stacks_phases):
+            n = len(group)
+            beta, weights = (
+                torch.cat([h[group.start * batch : group.stop * batch] for h in halves(v)])
+                for v in (points.betas, points.weights)
+            )
+            nudge = ComplexCostNudge(network, self.loss_function, sample.target.repeat(n, 1), beta[:, None])
+            state = lifted.lift_state(system.repeat_state(free.state, n))
+            network.begin_phase(first + group.start)
+            solution = self._relax(lifted, state, lifted.lift_drive(system.repeat_drive(drive, n)), nudge)
+            phases.append(Phase(network.measure(solution.state, first + group.start), weights, n, paired=True))
+            solutions += lifted.split_solution(solution, n)
+        return phases, solutions
+
+    def _relax(self, system: System, state: State, drive: Drive, nudge: Any) -> Solution:
         solver = self.solver if self.nudged_solver is None else self.nudged_solver
-        phases = len(points.betas)
-        options: dict[str, Any] = {"solver": solver, "stop": self.nudged}
-        if network.stacks_phases:
-            nudge = CostNudge(network, self.loss_function, sample.target.repeat(phases, 1), points.betas.reshape(-1, 1))
-            state = network.repeat_state(free.state, phases)
-            network.begin_phase(1)
-            solution = relax(network, state, network.repeat_drive(drive, phases), nudge, **options)
-            return solution.split(phases, network), network.measure(solution.state, 1)
-        solutions, measured = [], []
-        for k in range(phases):
-            nudge = CostNudge(network, self.loss_function, sample.target, points.betas[k][:, None])
-            network.begin_phase(k + 1)
-            solutions.append(relax(network, free.state, drive, nudge, **options))
-            measured.append(network.measure(solutions[-1].state, k + 1))
-        return tuple(solutions), network.join_states(measured)
+        return relax(system, state, drive, nudge, solver=solver, stop=self.nudged)
 
     def _sample_weights(
         self, free: Solution, nudged: tuple[Solution, ...], loss: Tensor
@@ -130,21 +213,19 @@ class EquilibriumPropagation(Rule):
         mask = counted.to(loss.dtype)
         return mask / mask.sum().clamp(min=1), counted
 
-    def _add_gradient(
-        self, network: Network, x: Tensor, rest: State, measured: State, points: Points, weight: Tensor
-    ) -> None:
-        phases = len(points.betas)
-        weights = points.weights * weight
-        if self.readout == "contrast":
-            if points.free_weight is not None:
-                measured = network.join_states([*network.split_state(measured, phases), rest])
-                weights = torch.cat([weights, (points.free_weight * weight)[None]])
-                phases += 1
-            network.add_contrast_gradient(measured, weights.reshape(-1), x, phases)
-            return
-        # sum_k w_k s_k with sum_k w_k + w_free = 0: taken from the free state, so that nothing large cancels
-        direction = []
-        for s, s0, shape in zip(measured, rest, network.shapes, strict=True):
-            w = weights.reshape(weights.shape + (1,) * len(shape))
-            direction.append(-(w * (s.unflatten(0, (phases, -1)) - s0)).sum(0))
-        network.add_tangent_gradient(rest, tuple(direction), x)
+
+def _groups(phases: int, stacked: bool) -> list[range]:
+    """Phases that relax together: all of them, or one at a time on a substrate."""
+    return [range(phases)] if stacked else [range(k, k + 1) for k in range(phases)]
+
+
+def _with_samples(phase: Phase, weight: Tensor, counted: Tensor | None) -> Phase:
+    """The phase with its weights multiplied by those of the samples."""
+    copies = len(phase.weights) // len(weight)
+    points = phase.points if counted is None else _cleared(phase.points, counted.repeat(copies))
+    return phase._replace(points=points, weights=phase.weights * weight.repeat(copies))
+
+
+def _cleared(state: State, keep: Tensor) -> State:
+    """Zeros for samples that are left out: a NaN times a weight of zero would still be NaN."""
+    return tuple(torch.where(keep.reshape(-1, *[1] * (s.dim() - 1)), s, 0.0) for s in state)

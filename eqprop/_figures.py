@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor, nn
 
@@ -72,7 +73,7 @@ def _label_last(axes: Axes, history: History, epochs: np.ndarray) -> None:
 
 
 def receptive_fields(
-    weights: Any, layer: str | None = None, *, shape: tuple[int, int] | None = None, most: int = 100
+    weights: Any, layer: str | None = None, *, shape: tuple[int, int] | None = None, most: int = 64
 ) -> Figure:
     """Incoming weights of units as images: blue lowers the unit's input, red raises it, white is zero.
 
@@ -103,18 +104,18 @@ def receptive_fields(
     for index, unit in enumerate(order):
         top, start = index // columns * (height + pad), index % columns * (width + pad)
         tile = matrix[unit]
-        # each tile on its own scale: what a unit looks for, not how strongly
-        canvas[top : top + height, start : start + width] = (tile / max(np.abs(tile).max(), 1e-12)).reshape(
-            height, width
-        )
-    figure = Figure(figsize=(5.6, 5.6 * canvas.shape[0] / canvas.shape[1] + 0.4), layout="constrained")
+        # each tile on its own scale, but for a few outliers: what a unit looks for, not how strongly
+        canvas[top : top + height, start : start + width] = (
+            tile / max(np.quantile(np.abs(tile), 0.995), 1e-12)
+        ).reshape(height, width)
+    figure = Figure(figsize=(5.6, 4.8 * canvas.shape[0] / canvas.shape[1] + 0.3), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
     axes.set_axis_off()
     shown = f"all {units} units" if len(order) == units else f"{len(order)} of {units} units"
     axes.set_title(f"Weights into {layer or 'the first layer'} ({shown})", fontsize=11)
     bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=[-1, 0, 1])
-    bar.ax.set_yticklabels(["−max", "0", "+max"])
+    bar.ax.set_yticklabels(["−", "0", "+"])
     bar.outline.set_visible(False)
     return figure
 
@@ -136,11 +137,11 @@ def relaxation(phases: Mapping[str, tuple[Any, Any]], tol: float | None = None, 
     Energies are drawn as the height above the end of their phase, which falls to nothing as a phase settles.
 
     Args:
-        phases: name -> (energy, residual), each [sweeps] or [sweeps, batch] (median and quartiles over the batch), or
+        phases: name -> (energy, residual), each [sweeps] or [sweeps, batch] (mean, and thin the worst sample), or
             None where there is none. The first is the free phase; each nudged one starts from its end.
         tol: tolerance to mark in the residuals.
     """
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
     energy_axes, residual_axes = figure.subplots(1, 2)
     start = 0
     for index, (name, (energy, residual)) in enumerate(phases.items()):
@@ -153,23 +154,31 @@ def relaxation(phases: Mapping[str, tuple[Any, Any]], tol: float | None = None, 
             if height:
                 series = (series - series[-1])[:-1]
             sweeps = start + np.arange(1, len(series) + 1)
-            low, middle, high = np.quantile(series, [0.25, 0.5, 0.75], axis=1)
-            axes.plot(sweeps, _positive(middle), color=colour, marker="o", markersize=2.5, label=name)
+            mean, worst = series.mean(axis=1), series.max(axis=1)
+            axes.plot(sweeps, _positive(mean), color=colour, marker="o", markersize=2.5, label=name)
             if series.shape[1] > 1:
-                axes.fill_between(sweeps, _positive(low), _positive(high), color=colour, alpha=0.18, linewidth=0)
+                axes.plot(sweeps, _positive(worst), color=colour, linewidth=0.9, alpha=0.5)
         if index == 0:
             start = max(len(_array(v)) for v in (energy, residual) if v is not None)
     labels = ("energy above the phase's end", "residual  max |update(s) − s|")
     for axes, label in zip((energy_axes, residual_axes), labels, strict=True):
-        axes.axvline(start + 0.5, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xlabel("sweep")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_yscale("log")
+        if any(np.any(_array(line.get_ydata()) > 0) for line in axes.get_lines()):
+            axes.set_yscale("log")
+        axes.axvline(start + 0.5, color=GREY, linewidth=0.8, linestyle=":")
         _tidy(axes)
     if tol is not None:
         residual_axes.axhline(tol, color=GREY, linewidth=0.8, linestyle="--", label=f"tolerance {tol:g}")
-    residual_axes.legend(frameon=False)
+    handles, names = residual_axes.get_legend_handles_labels()
+    figure.legend(
+        [*handles, Line2D([], [], color=GREY, linewidth=0.9)],
+        [*names, "thin: the worst sample"],
+        loc="outside lower center",
+        ncols=5,
+        frameon=False,
+    )
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
@@ -218,6 +227,6 @@ def gradient_alignment(
     axes.set_yticks(places, names)
     axes.set_xlim(min(0.0, float(np.nanmin(cosines)) * 1.1), 1.15)
     axes.set_xticks([tick for tick in (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0) if tick >= axes.get_xlim()[0]])
-    axes.set_xlabel(f"cosine with the {reference}")
+    axes.set_xlabel(f"cosine of the gradient with the {reference}")
     _tidy(axes, grid=False)
     return figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from eqprop._activations import Activation
 from eqprop._connections import Dense, DenseConnection, Product
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
-from eqprop._network import Cache, Drive, Layer, Network, State
+from eqprop._network import Cache, Drive, Layer, Network, State, System
 
 Incoming = tuple[tuple[tuple[int, Product], ...], ...]  # per layer: (source layer, product that adds to its input)
 N = TypeVar("N", bound="GraphNetwork")
@@ -33,6 +34,8 @@ class GraphNetwork(Network):
             that nothing reaches.
     """
 
+    affine = True
+
     def __init__(
         self,
         layers: dict[str, Layer],
@@ -50,6 +53,8 @@ class GraphNetwork(Network):
         self._edges: list[tuple[str, int, int]] = []  # key, pre, post; -1 is the clamped input
         index = {name: i for i, name in enumerate(self.names)} | {self.input_name: -1}
         for c in connections:
+            if not isinstance(c, Dense):
+                raise ConfigError(f"connection: got {c!r}, needed Dense(pre, post), as Dense('input', 'output')")
             pre, post = lookup("connection from layer", c.pre, index), lookup("connection to layer", c.post, index)
             key = f"{c.pre}-{c.post}"
             if post == -1:
@@ -63,6 +68,12 @@ class GraphNetwork(Network):
                     f"connection {key}: a tied connection of a layer with itself has no exact block minimum; "
                     "split the layer in two, or use a DirectedNetwork"
                 )
+            for name in (c.pre, c.post):
+                if name != self.input_name and len(layers[name].shape) > 1:
+                    raise ConfigError(
+                        f"connection {key}: layer {name!r} has shape {layers[name].shape}, dense connections need flat "
+                        f"layers that move; write Layer({math.prod(layers[name].shape)}, ...)"
+                    )
             self.connections[key] = c.build(layers[c.pre].shape, layers[c.post].shape, generator=generator, dtype=dtype)
             self._edges.append((key, pre, post))
         reached = {e[2] for e in self._edges} | ({e[1] for e in self._edges} if self.tied else set())
@@ -109,39 +120,28 @@ class GraphNetwork(Network):
     def new_cache(self, products: torch.dtype | None = None) -> Cache:
         return Cache(self._incoming(products))
 
-    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
+    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
         incoming: Incoming = cache.content
-        new = []
+        result = []
         for l in block:
             z, owned = drive.terms[l], False
             for source, add in incoming[l]:
                 z, owned = add(z, state[source], owned), True
-            if nudge is not None and l in nudge.layers:
-                new.append(nudge.apply(l, z, state[l], self.activations[l]))
-            elif owned:
-                new.append(self.activations[l].inplace(z))
-            else:  # nothing but its drive acts on the layer; the drive must stay as it is
-                new.append(self.activations[l](z).expand_as(state[l]))
-        return tuple(new)
-
-    def inputs(self, state: State, drive: Drive, cache: Cache | None = None) -> State:
-        incoming = self._incoming(None) if cache is None else cache.content
-        result = []
-        for l, sources in enumerate(incoming):
-            z, owned = drive.terms[l], False
-            for source, add in sources:
-                z, owned = add(z, state[source], owned), True
-            result.append(z if owned else z.expand_as(state[l]))
-        return tuple(result)
+            # where nothing but its drive acts on a layer, the drive must stay as it is
+            result.append(z if owned else z.expand_as(state[l]).clone())
+        return result
 
     def vjp_inputs(self, state: State, vector: State, drive: Drive) -> State:
-        result = []
-        for l, sources in enumerate(self._incoming(None, transpose=True)):
-            z, owned = torch.zeros_like(state[l]), True
-            for source, add in sources:
-                z = add(z, vector[source], owned)
-            result.append(z)
-        return tuple(result)
+        return _linear(self._incoming(None, transpose=True), vector)
+
+    def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
+        return _linear(self._incoming(None), vector)
+
+    def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
+        # inputs are affine, so that z_0 + H^T (s - s_0) is the transposed network under another constant drive
+        z, back = self.inputs(state, drive), self.vjp_inputs(state, state, drive)
+        constant = tuple(a - b for a, b in zip(z, back, strict=True))
+        return _TransposedNetwork(self), Drive(constant, drive.x)
 
     # -- gradients -----------------------------------------------------------------------------------------------------
 
@@ -244,7 +244,9 @@ class GraphNetwork(Network):
         Args:
             sizes: units of the input, each hidden layer, and the output layer.
             activation: of the hidden layers.
-            output_activation: of the output layer; by default linear, or ``activation`` where a ``readout`` follows.
+            output_activation: of the output layer; by default that of the hidden layers. A bounded output keeps
+                learning
+                stable at rates where a linear one diverges.
             readout: number of outputs of a linear readout outside the dynamics (for cross-entropy), or None.
             initializer, gain: of all weights, see ``eqprop.Dense``. The default gain is half of what a feed-forward
                 network takes: every weight also feeds back, and at gain 1 a wide network starts saturated.
@@ -253,7 +255,7 @@ class GraphNetwork(Network):
         if len(sizes) < 2:
             raise ConfigError(f"mlp: got sizes {sizes}, needed at least input and output, as in mlp(784, 1024, 10)")
         if output_activation is None:
-            output_activation = "linear" if readout is None else activation
+            output_activation = activation
         hidden = [f"hidden{i}" for i in range(1, len(sizes) - 1)]
         names = ["input", *hidden, "output"]
         kinds: list[str | Activation | None] = [None, *([activation] * len(hidden)), output_activation]
@@ -272,6 +274,33 @@ class GraphNetwork(Network):
     @staticmethod
     def _feedback(pairs: list[tuple[str, str]], initializer: str, gain: float | str | None) -> list[Dense]:
         return []
+
+
+class _TransposedNetwork(System):
+    """The relaxation of a graph network with every connection between moving layers transposed."""
+
+    affine = True
+
+    def __init__(self, network: GraphNetwork) -> None:
+        self.shapes, self.activations, self.blocks = network.shapes, network.activations, network.blocks
+        self._network = network
+
+    def new_cache(self, products: torch.dtype | None = None) -> Cache:
+        return Cache(self._network._incoming(products, transpose=True))
+
+    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
+        return self._network.block_inputs(state, drive, block, cache)
+
+
+def _linear(incoming: Incoming, vector: State) -> State:
+    """The products of ``incoming`` alone, without any drive."""
+    result = []
+    for l, sources in enumerate(incoming):
+        z = torch.zeros_like(vector[l])
+        for source, add in sources:
+            z = add(z, vector[source], True)
+        result.append(z)
+    return tuple(result)
 
 
 def _is_standard(a: Activation) -> bool:

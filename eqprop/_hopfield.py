@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
-from eqprop._network import Drive, State
+from eqprop._network import Drive, Phase, State
 
 
 class HopfieldNetwork(GraphNetwork):
@@ -36,21 +38,17 @@ class HopfieldNetwork(GraphNetwork):
             raise ConfigError("network: got no layer that moves")
         return total
 
-    def add_contrast_gradient(self, points: State, weights: Tensor, x: Tensor, folds: int) -> None:
-        # dE/dtheta = -dPhi/dtheta, bilinear in the two ends of a connection
-        weighted = tuple(
-            s * (-weights).reshape(weights.shape + (1,) * len(shape))
-            for s, shape in zip(points, self.shapes, strict=True)
-        )
-        # sum over phases, for ends whose partner (the clamped input, a bias) is the same in all of them
-        summed = tuple(
-            s if folds == 1 else s.unflatten(-len(shape) - 1, (folds, -1)).sum(-len(shape) - 2)
-            for s, shape in zip(weighted, self.shapes, strict=True)
-        )
+    def add_contrast_gradient(self, phases: Sequence[Phase], x: Tensor) -> None:
+        # dE/dtheta = -dPhi/dtheta, bilinear in the two ends of a connection; where one end is the same in all phases
+        # (the clamped input, the constant of a bias) the other is summed over them first
+        negative = [phase._replace(weights=-phase.weights) for phase in phases]
+        summed = self.response(negative)
+        weighted = [phase.weighted(self.shapes) for phase in negative]
         flat = x.flatten(1)
         for key, pre, post in self._edges:
             if pre == -1:
                 self.connection(key).add_gradient(flat, summed[post])
-            else:
-                self.connection(key).add_gradient(points[pre], weighted[post])
+                continue
+            for phase, scaled in zip(phases, weighted, strict=True):
+                self.connection(key).add_gradient(phase.points[pre], scaled[post])
         self._add_bias_gradient(summed)

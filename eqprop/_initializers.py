@@ -67,10 +67,16 @@ def initial_weight(
 def at_angle(weight: Tensor, degrees: float, other: Tensor) -> Tensor:
     """A matrix of the norm of ``weight`` at exactly ``degrees`` to it, in the plane of ``weight`` and ``other``.
 
-    ``B = cos(a) W + sin(a) |W| P / |P|``, where ``P`` is ``other`` less its projection on ``W``.
+    ``B = cos(a) W + sin(a) |W| P / |P|``, where ``P`` is ``other`` less its projection on ``W``; zeros for zeros.
+
+    Raises:
+        ConfigError: an angle between 0 and 180 degrees to a single number.
     """
+    if weight.numel() == 1 and 0.0 < degrees < 180.0:
+        raise ConfigError(f"feedback_angle: got {degrees} between single weights, needed 0, 180 or None")
     angle = math.radians(degrees)
     norm = weight.norm()
-    unit = weight / norm
+    tiny = torch.finfo(weight.dtype).tiny
+    unit = weight / norm.clamp(min=tiny)
     rest = other - (other * unit).sum() * unit
-    return math.cos(angle) * weight + math.sin(angle) * norm * rest / rest.norm()
+    return math.cos(angle) * weight + math.sin(angle) * norm * rest / rest.norm().clamp(min=tiny)

@@ -15,6 +15,7 @@ from eqprop._activations import Activation
 from eqprop._activations import activation as activation_named
 from eqprop._errors import ConfigError, DataError
 from eqprop._initializers import initial_weight
+from eqprop._pairs import halves, times
 
 State = tuple[Tensor, ...]
 Blocks = tuple[tuple[int, ...], ...]
@@ -31,7 +32,7 @@ class Layer:
     __slots__ = ("activation", "shape")
 
     def __init__(self, shape: int | Sequence[int], activation: str | Activation | None = None) -> None:
-        self.shape: tuple[int, ...] = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape: tuple[int, ...] = tuple(shape) if isinstance(shape, Sequence) else (shape,)
         if not self.shape or any(not isinstance(n, int) or n < 1 for n in self.shape):
             raise ConfigError(f"layer shape: got {shape!r}, needed positive whole numbers, as in Layer(256, 'tanh')")
         self.activation: Activation | None = None if activation is None else activation_named(activation)
@@ -52,6 +53,42 @@ class Drive(NamedTuple):
     x: Tensor
 
 
+class Phase(NamedTuple):
+    """Nudged equilibria and their weights in a contour.
+
+    Attributes:
+        points: states ``[folds * batch, *shape]``, the phases one after another; stacked pairs of that where
+            ``paired``.
+        weights: ``w_k`` of each sample, ``[folds * batch]``, or ``[2 * folds * batch]`` (real parts, imaginary parts).
+        folds: number of phases.
+        paired: whether states and weights are complex.
+    """
+
+    points: State
+    weights: Tensor
+    folds: int
+    paired: bool = False
+
+    def weighted(self, shapes: Sequence[tuple[int, ...]], origin: State | None = None) -> State:
+        """``w_k (s_k - origin)``; of a pair the second half is the *negative* imaginary part.
+
+        So that the bilinear form of a stacked state with a weighted one is the real part of ``w_k s_pre s_post``.
+        """
+        result = []
+        for l, (s, shape) in enumerate(zip(self.points, shapes, strict=True)):
+            w = self.weights.reshape(self.weights.shape + (1,) * len(shape))
+            if not self.paired:
+                s = s if origin is None else s - torch.cat([origin[l]] * self.folds, dim=-len(shape) - 1)
+                result.append(s * w)
+                continue
+            re, im = halves(s)
+            re = re if origin is None else re - torch.cat([origin[l]] * self.folds)
+            w_re, w_im = halves(w)
+            product = times((w_re, w_im), (re, im))
+            result.append(torch.cat([product[0], product[1].neg_()]))
+        return tuple(result)
+
+
 @dataclass(frozen=True)
 class Cache:
     """What a network prepares once a relaxation (operands of its products); opaque to everybody else."""
@@ -65,14 +102,24 @@ class System:
     shapes: tuple[tuple[int, ...], ...]
     activations: tuple[Activation, ...]
     blocks: Blocks
+    affine = False  # whether inputs are affine in the state, so that real weights act on both halves of a complex one
 
     def new_cache(self, products: torch.dtype | None = None) -> Cache:
         """Operands prepared for one relaxation; ``products``: precision of matrix products (None: the state's)."""
         return Cache()
 
-    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        """New values of the layers in ``block``, in its order: ``s_l <- rho_l(input_l(s))``, of one old ``state``."""
+    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
+        """Total input ``z_l`` to each layer in ``block``, in its order: fresh tensors that the caller may overwrite."""
         raise NotImplementedError
+
+    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
+        """New values of the layers in ``block``, in its order: ``s_l <- rho_l(z_l)``, all from the same ``state``."""
+        return tuple(
+            self.activations[l].inplace(z)
+            if nudge is None or l not in nudge.layers
+            else nudge.apply(l, z, state[l], self.activations[l])
+            for l, z in zip(block, self.block_inputs(state, drive, block, cache), strict=True)
+        )
 
     def distance(self, a: State, b: State) -> Tensor:
         """``max over units |a - b|`` a sample: ``[batch]`` (or ``[model, batch]``)."""
@@ -90,6 +137,51 @@ class System:
             torch.where(mask.reshape(mask.shape + (1,) * len(shape)), p, q)
             for p, q, shape in zip(a, b, self.shapes, strict=True)
         )
+
+    def repeat_drive(self, drive: Drive, times: int) -> Drive:
+        """The drive of ``times`` copies of the batch, one after another."""
+        if times == 1:
+            return drive
+        terms = tuple(
+            torch.cat([t] * times, dim=-len(shape) - 1) if t.dim() > len(shape) else t
+            for t, shape in zip(drive.terms, self.shapes, strict=True)
+        )
+        return Drive(terms, torch.cat([drive.x] * times))
+
+    def repeat_state(self, state: State, times: int) -> State:
+        """``times`` copies of a state, one after another along the batch."""
+        return state if times == 1 else self.join_states([state] * times)
+
+    def join_states(self, states: Sequence[State]) -> State:
+        """Several states as one, one after another along the batch."""
+        return tuple(
+            torch.cat(parts, dim=-len(h) - 1) for parts, h in zip(zip(*states, strict=True), self.shapes, strict=True)
+        )
+
+    def split_state(self, state: State, parts: int) -> list[State]:
+        """Undoes ``join_states``: views of the parts."""
+        chunks = [s.chunk(parts, dim=-len(h) - 1) for s, h in zip(state, self.shapes, strict=True)]
+        return [tuple(c[k] for c in chunks) for k in range(parts)]
+
+
+class AdjointDynamics(System):
+    """``s <- rho(z_0 + H^T (s - s_0))`` for any network, see ``adjoint_dynamics``; its drive carries ``z_0, s_0``."""
+
+    def __init__(self, network: Network) -> None:
+        self.shapes, self.activations, self.blocks = network.shapes, network.activations, network.blocks
+        self._network = network
+
+    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
+        layers = len(self.shapes)
+        z, rest = drive.terms[:layers], drive.terms[layers:]
+        moved = tuple(s - s0 for s, s0 in zip(state, rest, strict=True))
+        back = self._network.vjp_inputs(rest, moved, self._network.drive(drive.x))
+        return [z[l] + back[l] for l in block]
+
+    def repeat_drive(self, drive: Drive, times: int) -> Drive:
+        terms = self.join_states([drive.terms[: len(self.shapes)]] * times)
+        rest = self.join_states([drive.terms[len(self.shapes) :]] * times)
+        return Drive((*terms, *rest), torch.cat([drive.x] * times))
 
 
 class Network(System, nn.Module):
@@ -158,9 +250,9 @@ class Network(System, nn.Module):
         """
         raise NotImplementedError
 
-    def inputs(self, state: State, drive: Drive, cache: Cache | None = None) -> State:
+    def inputs(self, state: State, drive: Drive) -> State:
         """Total input to every layer, ``z_l [batch, *shape]``."""
-        raise NotImplementedError
+        return tuple(self.block_inputs(state, drive, range(len(state)), self.new_cache()))
 
     def phi(self, state: State, drive: Drive) -> Tensor:
         """The primitive function ``Phi(s, x)`` a sample, ``[batch]``, with ``dPhi/ds_l = inputs_l``."""
@@ -191,14 +283,41 @@ class Network(System, nn.Module):
             grads = torch.autograd.grad(z, leaves, vector, allow_unused=True)
         return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(grads, state, strict=True))
 
-    def add_contrast_gradient(self, points: State, weights: Tensor, x: Tensor, folds: int) -> None:
-        """``.grad += sum_k sum_batch w_k dE/dtheta(s_k)``: the contrast readout.
+    def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
+        """``H v``; by forward-mode differentiation unless a network knows better."""
+
+        def field(*layers: Tensor) -> State:
+            return self.inputs(layers, drive)
+
+        return torch.func.jvp(field, tuple(state), tuple(vector))[1]
+
+    def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
+        """The system ``s <- rho(z_0 + H^T (s - s_0))`` around the free equilibrium ``s_0 = state``, and its drive.
+
+        Nudged, it answers with the true adjoint: ``ds/dbeta = -D (I - H^T D)^-1 dC/ds``, whatever the asymmetry of
+        ``H`` (AsymEP; Scurria et al. 2026). On a tied network it is the network itself, to first order in ``s - s_0``.
+        """
+        return AdjointDynamics(self), Drive((*self.inputs(state, drive), *state), drive.x)
+
+    def response(self, phases: Sequence[Phase], origin: State | None = None) -> State:
+        """``sum_k Re[w_k (s_k - origin)]``, ``[batch, *shape]``: the error vector that nudged phases give."""
+        total: list[Tensor] = []
+        for phase in phases:
+            for l, (shape, s) in enumerate(zip(self.shapes, phase.weighted(self.shapes, origin), strict=True)):
+                s = s[: len(s) // 2] if phase.paired else s
+                s = s if phase.folds == 1 else s.unflatten(-len(shape) - 1, (phase.folds, -1)).sum(-len(shape) - 2)
+                if l == len(total):
+                    total.append(s)
+                else:
+                    total[l] = total[l] + s
+        return tuple(total)
+
+    def add_contrast_gradient(self, phases: Sequence[Phase], x: Tensor) -> None:
+        """``.grad += sum_k sum_batch Re[w_k dE/dtheta(s_k)]``: the contrast readout.
 
         Args:
-            points: states ``[folds * batch, *shape]``, the phases one after another.
-            weights: ``[folds * batch]``, the weight of each phase's sample.
+            phases: equilibria and their weights.
             x: clamped input ``[batch, *input_shape]``, the same in all phases.
-            folds: number of phases.
         """
         raise NotImplementedError
 
@@ -236,31 +355,6 @@ class Network(System, nn.Module):
         with torch.no_grad():
             return self.output(relax(self, self.initial_state(len(x)), drive, **options).state)
 
-    def repeat_drive(self, drive: Drive, times: int) -> Drive:
-        """The drive of ``times`` copies of the batch, one after another."""
-        if times == 1:
-            return drive
-        terms = tuple(
-            torch.cat([t] * times, dim=-len(shape) - 1) if t.dim() > len(shape) else t
-            for t, shape in zip(drive.terms, self.shapes, strict=True)
-        )
-        return Drive(terms, torch.cat([drive.x] * times))
-
-    def repeat_state(self, state: State, times: int) -> State:
-        """``times`` copies of a state, one after another along the batch."""
-        return state if times == 1 else self.join_states([state] * times)
-
-    def join_states(self, states: Sequence[State]) -> State:
-        """Several states as one, one after another along the batch."""
-        return tuple(
-            torch.cat(parts, dim=-len(h) - 1) for parts, h in zip(zip(*states, strict=True), self.shapes, strict=True)
-        )
-
-    def split_state(self, state: State, parts: int) -> list[State]:
-        """Undoes ``join_states``: views of the parts."""
-        chunks = [s.chunk(parts, dim=-len(h) - 1) for s, h in zip(state, self.shapes, strict=True)]
-        return [tuple(c[k] for c in chunks) for k in range(parts)]
-
     def clone(self) -> Any:
         """An independent copy, parameters included."""
         return copy.deepcopy(self)
@@ -286,14 +380,16 @@ class Network(System, nn.Module):
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise DataError(f"input: got {got}, needed a floating-point tensor; for images write images.float() / 255")
         dtype = next(self.parameters()).dtype
-        rank = len(self.input_shape)
-        if x.dim() <= rank or x.shape[-rank:] != self.input_shape:
+        if x.dim() == 0 or x.shape[1:] != self.input_shape:
             if x.dim() < 2 or math.prod(x.shape[1:]) != math.prod(self.input_shape):
                 raise DataError(f"input: got shape {tuple(x.shape)}, needed [batch, {_by(self.input_shape)}]")
             x = x.reshape(x.shape[0], *self.input_shape)
         if x.device.type == "cpu" and not math.isfinite(float(x.detach().sum())):
             bad = torch.nonzero(~torch.isfinite(x).flatten(1).all(1)).flatten().tolist()
-            raise DataError(f"input: got NaN or infinite values in samples {bad[:8]} of the batch, needed finite ones")
+            if bad:  # finite values may have an infinite sum
+                raise DataError(
+                    f"input: got NaN or infinite values in samples {bad[:8]} of the batch, needed finite ones"
+                )
         return x.to(dtype)
 
 

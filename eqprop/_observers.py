@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, State
 
 
@@ -41,8 +42,12 @@ class Trajectory:
 
     def energy(self) -> Tensor:
         """``E`` after each sweep, ``[sweeps, batch]`` (with the start, where one was given)."""
+        if not self._energies:
+            raise ConfigError("Trajectory.energy: got no energy, needed a network that has one and at least one sweep")
         return torch.stack(self._energies)
 
     def steps(self) -> Tensor:
         """``max |s_t - s_(t-1)|`` of each sweep after the first that was seen, ``[sweeps, batch]``."""
+        if not self._steps:
+            raise ConfigError("Trajectory.steps: got fewer than two states; write Trajectory(..., start=state)")
         return torch.stack(self._steps)

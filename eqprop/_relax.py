@@ -165,7 +165,11 @@ def relax(
     """
     solver = Alternating() if solver is None else solver
     stop = Stop() if stop is None else stop
-    _check_state(network, state)
+    if not isinstance(stop, Stop | Sweeps):
+        raise ConfigError(f"stop: got {stop!r}, needed eqprop.Stop(tol=1e-4) or eqprop.Sweeps(20)")
+    if not callable(getattr(solver, "step", None)):
+        raise ConfigError(f"solver: got {solver!r}, needed a solver, as eqprop.Alternating()")
+    _check_state(network, state, drive)
     low = None if products is None else lookup("products", products, PRECISIONS)
     with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
         problem = Problem(network, drive, nudge, network.new_cache(low))
@@ -183,7 +187,7 @@ def residual(network: System, state: State, drive: Drive, nudge: Any = None) -> 
         return network.distance(image, state)
 
 
-def _check_state(network: System, state: State) -> None:
+def _check_state(network: System, state: State, drive: Drive) -> None:
     shapes = network.shapes
     fits = len(state) == len(shapes)
     if not fits or any(s.shape[-len(h) :] != h or s.dim() <= len(h) for s, h in zip(state, shapes, strict=True)):
@@ -191,6 +195,14 @@ def _check_state(network: System, state: State) -> None:
         raise ConfigError(
             f"state: got shapes {got}, needed [batch, *shape] for {', '.join(map(str, shapes))}; "
             "write network.initial_state(batch)"
+        )
+    leads = {tuple(s.shape[: s.dim() - len(h)]) for s, h in zip(state, shapes, strict=True)}
+    samples = len(drive.x)
+    if len(leads) > 1 or any(len(lead) == 1 and lead[0] != samples for lead in leads):
+        got = ", ".join(map(str, sorted(leads)))
+        raise ConfigError(
+            f"state: got batches {got} for {samples} samples of input, needed the same in all layers; "
+            f"write network.initial_state({samples})"
         )
 
 
@@ -268,9 +280,11 @@ def _assess(
     else:
         running = last.status == Status.MAX_SWEEPS
         rate = (size / last.residual) ** (1.0 / n)
-        swing = system.distance(block.state, block.before)
-        stuck = (swing <= tol) & (swing <= 0.01 * size) & (rate > 0.99)
-        outcome = torch.where(stuck, Status.OSCILLATING, Status.MAX_SWEEPS)
+        outcome = torch.full_like(last.status, Status.MAX_SWEEPS)
+        if block.memory is None:  # a solver with a memory may pass twice through one state and still go on
+            swing = system.distance(block.state, block.before)
+            stuck = (swing <= tol) & (swing <= 0.01 * size) & (rate > 0.99)
+            outcome = torch.where(stuck, Status.OSCILLATING, outcome)
         outcome = torch.where(size > 1e4 * (1 + first), Status.DIVERGED, outcome)
         outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
     outcome = torch.where(finite, outcome, Status.NONFINITE).to(torch.int8)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from eqprop._costs import Cost
 from eqprop._costs import cost as cost_named
-from eqprop._errors import ConfigError
+from eqprop._errors import ConfigError, DataError
 from eqprop._network import Drive, Network, State
 from eqprop._relax import Solution, Stop, Sweeps, relax
 from eqprop._solvers import Alternating, Solver
@@ -133,10 +133,8 @@ def at_equilibrium(network: Network, cost: Cost, state: State, y: Tensor) -> Sam
         DataError: labels that do not fit the output.
     """
     output = network.output(state)
-    if len(y) != len(output):
-        from eqprop._errors import DataError
-
-        raise DataError(f"targets: got {len(y)} for {len(output)} samples, needed one a sample")
+    if len(output) == 0:
+        raise DataError("batch: got 0 samples, needed at least 1")
     target = cost.target(y, output)
     return Sample(output, target, cost.loss(output, target))
 

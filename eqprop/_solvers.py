@@ -107,6 +107,9 @@ class _Mixing(NamedTuple):
     filled: Tensor  # [batch, window], 1 where the slot holds an iterate of this sample's current history
     best_image: Tensor  # [batch, units]
     best: Tensor  # [batch], residual of the best iterate
+    age: Tensor  # [batch], steps since the best iterate
+    plain: Tensor  # [batch], plain sweeps still to do before mixing is tried again
+    penalty: Tensor  # [batch], plain sweeps after the next fall-back
     steps: int
 
 
@@ -116,8 +119,9 @@ class Anderson:
 
     From the last ``window`` iterates ``s_i`` with residual vectors ``r_i = g(s_i) - s_i`` it takes the combination
     ``sum_i a_i g(s_i)``, ``sum_i a_i = 1``, whose residual is least in the linear approximation (Walker & Ni 2011).
-    Where the residual of a mixed iterate is more than ``patience`` times the best one, the sample goes back to the
-    plain sweep from its best iterate and its history is dropped, so that mixing is never worse than sweeping for long.
+    Where the residual of a mixed iterate is more than ``patience`` times the best one, or has not improved on it for
+    ``2 * window`` steps, the sample goes back to its best iterate, drops its history and sweeps plainly for a while:
+    ``window`` sweeps, then twice as many at each further fall-back. It therefore converges wherever plain sweeps do.
 
     Helps where contraction is slow; beyond contraction it may find another equilibrium than plain sweeps. Start nudged
     phases from the free state with plain sweeps.
@@ -145,30 +149,47 @@ class Anderson:
         size = torch.linalg.vector_norm(residual, torch.inf, dim=-1)
         if memory is None:
             shape = (*flat.shape[:-1], self.window, flat.shape[-1])
+            zero = torch.zeros_like(size)
             memory = _Mixing(
                 flat.new_zeros(shape),
                 flat.new_zeros(shape),
                 flat.new_zeros(shape[:-1]),
                 flat_image,
                 torch.full_like(size, torch.inf),
-                0,
+                age=zero,
+                plain=zero,
+                penalty=torch.full_like(size, self.window),
+                steps=0,
             )
-        worse = (size > self.patience * memory.best) | ~torch.isfinite(size)
-        better = size < memory.best
+        plain = memory.plain > 0
+        stuck = (size > self.patience * memory.best) | (memory.age >= 2 * self.window)
+        worse = (stuck & ~plain) | ~torch.isfinite(size)
+        # plain sweeps may raise the residual on their way: each sets the bar anew
+        better = (size < memory.best) | (plain & ~worse)
         best = torch.where(better, size, memory.best)
         best_image = torch.where(better[..., None], flat_image, memory.best_image)
         slot = memory.steps % self.window
-        # a sample that fell back starts a new history; its bad iterate is not part of it
+        # a sample that fell back starts a new history; its bad iterate is not part of it, for 0 * NaN is NaN
         filled = memory.filled * (~worse)[..., None]
         states, residuals = memory.states.clone(), memory.residuals.clone()
-        states[..., slot, :] = flat
+        states[..., slot, :] = torch.where(worse[..., None], best_image, flat)
         residuals[..., slot, :] = torch.where(worse[..., None], torch.zeros_like(residual), residual)
         filled[..., slot] = (~worse).to(filled.dtype)
-        mixed = self._mix(states, residuals, filled)
+        mixed = torch.where(plain[..., None], flat_image, self._mix(states, residuals, filled))
         new = _project(problem, _unflatten(problem, torch.where(worse[..., None], best_image, mixed)))
-        # after a fall-back the bar is lifted to the residual reached, so that the plain sweep is accepted
-        best = torch.where(worse, torch.full_like(best, torch.inf), best)
-        return Step(new, image, _Mixing(states, residuals, filled, best_image, best, memory.steps + 1))
+        memory = _Mixing(
+            states,
+            residuals,
+            filled,
+            best_image,
+            # after a fall-back the bar is lifted, so that the plain sweep is accepted
+            torch.where(worse, torch.full_like(best, torch.inf), best),
+            age=torch.where(better | worse, 0, memory.age + 1),
+            plain=torch.where(worse, memory.penalty, (memory.plain - 1).clamp(min=0)),
+            penalty=torch.where(worse, 2 * memory.penalty, memory.penalty),
+            steps=memory.steps + 1,
+        )
+        return Step(new, image, memory)
 
     def _mix(self, states: Tensor, residuals: Tensor, filled: Tensor) -> Tensor:
         wide = residuals.double() * filled[..., None]

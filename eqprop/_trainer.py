@@ -17,8 +17,9 @@ from tqdm import tqdm
 from eqprop._callbacks import Callback
 from eqprop._errors import ConfigError, DataError, TrainingError
 from eqprop._evaluate import evaluate as default_evaluate
+from eqprop._guard import Guard, Watch
 from eqprop._history import History
-from eqprop._monitor import Guard, LayerSamples, StepTotals, Watch
+from eqprop._monitor import LayerSamples, StepTotals
 from eqprop._relax import Status
 from eqprop._resume import capture, describe, network_spec, restore
 from eqprop._runs import Run
@@ -277,7 +278,7 @@ class Trainer:
         text = (
             f"Training stopped in epoch {self.epoch + 1}, step {self.step}: {reason}. The learning rate is most "
             f"likely too high: it is {rates}; try a tenth, {lower}. Otherwise look at the initial weights (gain) and "
-            "the nudge (beta). To let such a run go on, write guard=None."
+            "the nudge (beta). To let such a run go on, write guard=None (--no-guard)."
         )
         if self.run is not None and self.run.checkpoints.newest() is not None:
             text += f" The last checkpoint before this is kept in {self.run.folder}."
@@ -317,6 +318,9 @@ class Trainer:
         if not math.isnan(metrics["free_sweeps"]):
             nudged = "" if math.isnan(metrics["nudged_sweeps"]) else f" + {metrics['nudged_sweeps']:.1f}"
             line += f"  sweeps {metrics['free_sweeps']:.1f}{nudged}"
+        dead = metrics.get(f"layers/{self.layers.names[-1]}/dead_share", 0.0) if self.layers.names else 0.0
+        if dead:  # such an output is never chosen, and no gradient reaches it
+            line += f"  dead outputs {dead:.0%}"
         tqdm.write(f"{line}  {metrics['seconds']:.1f} s", file=sys.stderr)
 
     def _evaluation(self, split: Batches) -> Any:

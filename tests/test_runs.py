@@ -33,7 +33,11 @@ def _names(folder: Path) -> set[str]:
 def test_atomic_write_replaces_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
     atomic_write(path, b"one")
-    atomic_write(path, lambda p: p.write_bytes(b"two") and None)
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(b"two")
+
+    atomic_write(path, write)
     assert path.read_bytes() == b"two"
     assert _names(tmp_path) == {"deep/file"}
 
@@ -131,7 +135,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path, suffix: str, damage: str)
             assert folder.load() is None
             return
     else:
-        path.write_bytes(content[:-9] if damage == "truncated" else b"\xff" + content[1:])
+        path.write_bytes(content[:-9] if damage == "truncated" else content[:-1] + b"\xff")
     with pytest.raises(RunFolderError, match=rf"Damaged checkpoint .*{path.name}.*--overwrite"):
         folder.load()
 

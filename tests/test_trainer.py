@@ -19,12 +19,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import eqprop
 from eqprop._callbacks import Callback, TensorBoard
 from eqprop._checkpoints import CheckpointFolder
+from eqprop._data import Split as ImageSplit
 from eqprop._errors import ConfigError, DataError, RunFolderError, TrainingError
-from eqprop._monitor import Guard
-from eqprop._runs import Run
+from eqprop._guard import Guard
+from eqprop._monitor import LayerSamples, StepTotals
+from eqprop._runs import Run, load
 from eqprop._trainer import Trainer
 
 SIZES = (12, 16, 4)
@@ -124,7 +128,7 @@ def trainer(out: Path | None = None, *, lr: float = 0.1, epochs: int = 3, **opti
     optimizer = torch.optim.SGD(
         [{"params": [net.a, net.b], "lr": lr, "name": "lower"}, {"params": [net.c], "lr": lr / 2}], momentum=0.9
     )
-    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9**epoch)
     settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": 8, "seed": 3, "out": out, "scheduler": scheduler, "progress": False,
         "evaluate": evaluate, "guard": Guard(check_every=5, chance_after_steps=40),
@@ -134,7 +138,7 @@ def trainer(out: Path | None = None, *, lr: float = 0.1, epochs: int = 3, **opti
 
 
 def weights_hash(net: nn.Module) -> str:
-    return hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in net.parameters())).hexdigest()
+    return hashlib.sha256(b"".join(p.detach().cpu().numpy().tobytes() for p in net.parameters())).hexdigest()
 
 
 class KillAt(Callback):
@@ -203,6 +207,40 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_bits(tmp_path: Path) -> N
     assert len(list((tmp_path / "killed" / "checkpoint").glob("checkpoint-*"))) == 2
 
 
+def test_the_real_library_resumes_to_the_same_bits(tmp_path: Path, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(0)
+    splits = [
+        ImageSplit(
+            torch.randint(0, 256, (n, 6, 6), generator=generator, dtype=torch.uint8),
+            torch.randint(0, 4, (n,), generator=generator),
+            classes=4,
+        ).to(device)
+        for n in (90, 20, 20)
+    ]
+    real = SimpleNamespace(train=splits[0], validation=splits[1], test=splits[2], classes=tuple("abcd"))
+
+    def make(out: Path, *callbacks: Callback, resume: bool = False) -> Trainer:
+        network = eqprop.HopfieldNetwork.mlp(36, 9, 4, generator=torch.Generator().manual_seed(0)).to(device)
+        sweeps = eqprop.Sweeps(4)
+        rule = eqprop.EquilibriumPropagation(beta=0.3, contour="random-sign", free=sweeps, nudged=sweeps, seed=2)
+        return Trainer(
+            network, rule, torch.optim.Adam(network.parameters(), lr=0.01), real, epochs=2, batch_size=8, out=out,
+            callbacks=callbacks, resume=resume, checkpoint_every_steps=5, progress=False,
+        )  # fmt: skip
+
+    whole = make(tmp_path / "whole")
+    whole.fit()
+    with pytest.raises(Interrupted):
+        make(tmp_path / "cut", InterruptAt(17)).fit()
+    resumed = make(tmp_path / "cut", resume=True)
+    assert resumed.step == 15
+    resumed.fit()
+    assert weights_hash(resumed.network) == weights_hash(whole.network)
+    loaded = load(tmp_path / "cut")
+    assert weights_hash(loaded) == weights_hash(whole.network)
+    assert resumed.test() == whole.test()
+
+
 def test_training_works_and_records_what_it_promises(tmp_path: Path) -> None:
     seen: list[str] = []
 
@@ -269,21 +307,60 @@ def test_resuming_a_finished_run_does_nothing_and_more_epochs_go_on(tmp_path: Pa
     assert weights_hash(longer.network) == weights_hash(whole.network)
 
 
-def test_a_run_at_too_high_a_rate_sits_at_chance_and_is_stopped(tmp_path: Path) -> None:
-    class Wrong(NoisyRule):  # stays finite, learns nothing: what a rate far too high looks like
-        def backward(self, net: Net, x: Tensor, y: Tensor) -> Any:
-            step = super().backward(net, x, y)
-            for p in net.parameters():
-                if p.grad is not None:
-                    p.grad.zero_()
-            return step
+class Wrong(NoisyRule):
+    """Stays finite and learns nothing: what a learning rate far too high looks like."""
 
+    def backward(self, net: Net, x: Tensor, y: Tensor) -> Any:
+        step = super().backward(net, x, y)
+        for p in net.parameters():
+            if p.grad is not None:
+                p.grad.zero_()
+        return step
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptAt(Callback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, trainer: Trainer, step: Any) -> None:
+        if trainer.step == self.step:
+            raise Interrupted
+
+
+def test_a_run_at_too_high_a_rate_sits_at_chance_and_is_stopped(tmp_path: Path) -> None:
     run = trainer(tmp_path / "r", rule=Wrong(), epochs=9, data=data(noise=True))
     with pytest.raises(TrainingError, match=r"chance for 4 classes is 75.0%.*does not fall.*try a tenth, 0.0\d+"):
         run.fit()
     assert run.step >= 40
     assert CheckpointFolder(tmp_path / "r" / "checkpoint").load() is not None
     trainer(None, rule=Wrong(), epochs=2, data=data(noise=True), guard=None).fit()  # switched off: goes on
+
+
+def test_a_resumed_run_at_chance_is_stopped_at_the_same_step(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epochs": 9, "data": data(noise=True), "checkpoint_every_steps": 10}
+    whole = trainer(None, rule=Wrong(), **options)
+    with pytest.raises(TrainingError):
+        whole.fit()
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "r", rule=Wrong(), callbacks=[InterruptAt(whole.step - 3)], **options).fit()
+    resumed = trainer(tmp_path / "r", rule=Wrong(), resume=True, **options)
+    with pytest.raises(TrainingError):
+        resumed.fit()
+    assert resumed.step == whole.step
+
+
+def test_fit_goes_on_after_an_exception_in_the_same_process() -> None:
+    whole = trainer(None)
+    whole.fit()
+    run = trainer(None, callbacks=[InterruptAt(30)])
+    with pytest.raises(Interrupted):
+        run.fit()
+    run.fit()
+    assert weights_hash(run.network) == weights_hash(whole.network)
 
 
 def test_nan_is_stopped_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
@@ -314,6 +391,44 @@ def test_dead_and_saturated_layers_are_stopped(shift: float, reason: str) -> Non
         net.b.fill_(shift)
     with pytest.raises(TrainingError, match=reason):
         trainer(None, net=net, lr=1e-4).fit()
+
+
+def test_between_looks_nothing_waits_for_the_device() -> None:
+    """On fake tensors of a device that is not there: reading a value, or mixing devices, is an error."""
+    with FakeTensorMode():
+        net = Net()
+        for name, parameter in list(net.named_parameters()):
+            setattr(net, name, nn.Parameter(torch.empty(parameter.shape, device="cuda")))
+        totals, layers = StepTotals(torch.device("cuda"), 0), LayerSamples(net)
+        for count in range(40):
+            n = 8 if count < 35 else 3
+            x, y = torch.rand(n, SIZES[0], device="cuda"), torch.zeros(n, dtype=torch.int64, device="cuda")
+            hidden, output = net(x)
+            free = SimpleNamespace(
+                state=(hidden, output),
+                residual=torch.zeros(n, device="cuda"),
+                status=torch.zeros(n, dtype=torch.int8, device="cuda"),
+                sweeps=torch.zeros(n, dtype=torch.int32, device="cuda"),
+            )
+            layers.before_update()
+            step = SimpleNamespace(loss=output.sum(), output=output, free=free, nudged=(free,))
+            totals.add(step, y)
+            layers.after_update(step)
+        totals.flush()
+        with pytest.raises(Exception, match="[Dd]ata.?[Dd]ependent|_local_scalar_dense|fake"):
+            totals.read()
+
+
+def test_outputs_that_are_stuck_are_stopped_though_the_error_is_below_chance() -> None:
+    class Watched(Net):  # the output layer has bounds, and all but one of its units sit at the lower one
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            hidden, output = super().forward(x)
+            return hidden, output.clamp(0, 1) * torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+    net = Watched()
+    net.layers["output"] = SimpleNamespace(activation=SimpleNamespace(bounds=(0.0, 1.0)))
+    with pytest.raises(TrainingError, match=r"'output' is dead: 75.0% of its units"):
+        trainer(None, net=net, data=data(noise=True), epochs=2).fit()
 
 
 def test_patience_stops_early_and_best_weights_are_kept(tmp_path: Path) -> None:

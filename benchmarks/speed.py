@@ -1,0 +1,154 @@
+"""Time a training step against the matrix products that it cannot avoid, and an epoch by its parts.
+
+The unavoidable products of a step of centred EP are those of a perfect program: the input drive once, two products a
+sweep and connection (one in each direction) in the free and the two nudged phases, and the weight gradients. The ratio
+of the step to them is what the library costs beyond mathematics. All candidates take turns in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import eqprop
+from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
+from benchmarks._timing import medians
+
+
+def products(layers: list[int], batch: int, sweeps: int, device: torch.device, *, stacked: bool) -> Callable[[], None]:
+    """The unavoidable products of a step: one phase after another, or the two nudged phases as one batch."""
+    weights = [torch.rand(b, a, device=device) for a, b in zip(layers[:-1], layers[1:], strict=True)]
+    groups = [(batch, sweeps), (2 * batch, sweeps)] if stacked else [(batch, 3 * sweeps)]
+    states = [[torch.rand(n, size, device=device) for size in layers] for n, _ in groups]
+    first, inner = weights[0], weights[1:]
+
+    def run() -> None:
+        torch.mm(states[0][0], first.t())
+        for (_, count), s in zip(groups, states, strict=True):
+            for _ in range(count):
+                for l, w in enumerate(inner, start=1):
+                    torch.mm(s[l], w.t())
+                    torch.mm(s[l + 1], w)
+        torch.mm(states[0][1].t(), states[0][0])
+        for s in states if stacked else states * 2:
+            for l in range(1, len(layers) - 1):
+                torch.mm(s[l + 1].t(), s[l])
+
+    return run
+
+
+def training_step(
+    layers: list[int], batch: int, free: eqprop.Stop | eqprop.Sweeps, device: torch.device
+) -> Callable[[], eqprop.RuleStep]:
+    """One whole step: ``zero_grad``, ``rule.backward`` with ``.grad``, and SGD."""
+    generator = torch.Generator().manual_seed(0)
+    network = eqprop.HopfieldNetwork.mlp(*layers, generator=generator).to(device)
+    x = torch.rand(batch, layers[0], generator=generator).to(device)
+    y = torch.randint(0, layers[-1], (batch,), generator=generator).to(device)
+    rule = eqprop.EquilibriumPropagation(beta=0.5, free=free, nudged=free)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+
+    def run() -> eqprop.RuleStep:
+        optimizer.zero_grad()
+        step = rule.backward(network, x, y)
+        optimizer.step()
+        return step
+
+    return run
+
+
+def parts(layers: list[int], batch: int, sweeps: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """The parts of a step, each alone."""
+    generator = torch.Generator().manual_seed(0)
+    network = eqprop.HopfieldNetwork.mlp(*layers, generator=generator).to(device)
+    x = torch.rand(batch, layers[0], generator=generator).to(device)
+    y = torch.randint(0, layers[-1], (batch,), generator=generator).to(device)
+    stop = eqprop.Sweeps(sweeps)
+    rule = eqprop.EquilibriumPropagation(beta=0.5, free=stop, nudged=stop)
+    step = rule.backward(network, x, y)
+    drive = network.drive(x)
+    both = network.repeat_state(step.free.state, 2)
+    wide = network.repeat_drive(drive, 2)
+    beta = torch.full((2 * batch, 1), 0.5, device=device)
+    target = torch.zeros(2 * batch, layers[-1], device=device)
+    weights = torch.full((2 * batch,), 1.0 / batch, device=device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
+
+    def no_grad(function: Callable[[], object]) -> Callable[[], object]:
+        return torch.no_grad()(function)
+
+    def nudged() -> object:
+        nudge = eqprop.CostNudge(network, eqprop.SquaredError(), target, beta)
+        return eqprop.relax(network, both, wide, nudge, stop=stop)
+
+    def gradient() -> None:
+        optimizer.zero_grad()
+        network.add_contrast_gradient(both, weights, drive.x, 2)
+
+    return {
+        "input drive": no_grad(lambda: network.drive(x)),
+        "free phase": no_grad(lambda: eqprop.relax(network, step.free.state, drive, stop=stop)),
+        "nudged phases": no_grad(nudged),
+        "gradient": no_grad(gradient),
+        "optimiser": lambda: optimizer.step(),
+    }
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the suite and record it."""
+    device = device_named(arguments.device)
+    layers, batch, n = sizes(arguments.network), arguments.batch_size, arguments.sweeps
+    # the tolerance is never met, so that every sweep is done and every block assessed
+    fixed, tolerance = eqprop.Sweeps(n), eqprop.Stop(tol=0.0, max_sweeps=n, block=5)
+    stopped = training_step(layers, batch, tolerance, device)
+    sweeps = float(stopped().sweeps.double().mean())
+    candidates: dict[str, Callable[[], object]] = {
+        "products": products(layers, batch, n, device, stacked=False),
+        "products, stacked": products(layers, batch, n, device, stacked=True),
+        "step, Sweeps": training_step(layers, batch, fixed, device),
+        "step, Stop": stopped,
+    }
+    candidates |= {f"part: {name}": f for name, f in parts(layers, batch, n, device).items()}
+    times = medians(candidates, rounds=arguments.rounds)
+    base = times["products"]
+    print(f"{arguments.network}, batch {batch}, {n} sweeps a phase, {device}, {torch.get_num_threads()} thread(s)")
+    for name, seconds in times.items():
+        print(f"  {name:24s} {1e3 * seconds:8.3f} ms   {seconds / base:5.2f} x products")
+    print(f"  sweeps a sample, three phases: {3 * n} with Sweeps, {sweeps:.1f} with Stop")
+    steps = 60_000 // batch
+    print(f"  an epoch of 60,000 samples is {steps} steps: about {steps * times['step, Sweeps']:.0f} s on this machine")
+    ratios = {
+        f"step with Sweeps({n})": (times["step, Sweeps"] / base, "<= 2.2"),
+        "step with Stop(block=5)": (times["step, Stop"] / base, "<= 2.7"),
+        "step with Sweeps, against stacked products": (times["step, Sweeps"] / times["products, stacked"], None),
+    }
+    finish(
+        arguments,
+        title=f"A training step against its unavoidable matrix products, {arguments.network}, batch {batch}",
+        headline=[
+            {"name": name, "value": value, "unit": "x products"} | ({"target": target} if target else {})
+            for name, (value, target) in ratios.items()
+        ],
+        details={"seeds": [0], "median_seconds": times, "steps": 20 * arguments.rounds, "sweeps_with_stop": sweeps},
+        device=device,
+    )
+
+
+def options() -> argparse.ArgumentParser:
+    """Command line of this script."""
+    made = new_parser("benchmarks.speed", __doc__ or "")
+    suite = made.add_argument_group("suite")
+    suite.add_argument("--network", default="784-1024-10", help="units of each layer")
+    suite.add_argument("--batch-size", type=int, default=16, help="samples a step")
+    suite.add_argument("--sweeps", type=int, default=15, help="sweeps of each phase")
+    suite.add_argument("--rounds", type=int, default=15, help="rounds of turns, 20 calls each")
+    suite.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    add_output_options(made, Path("runs/speed"))
+    return made
+
+
+if __name__ == "__main__":
+    run_main(main, options())
