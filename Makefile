@@ -1,5 +1,5 @@
 # Needs Python 3.11 or newer, make and a package index; everything else is installed into .venv by the first command.
-#   make mnist            train on MNIST, results in runs/mnist    (EPOCHS=5, ARGS="--data DIR" to change settings)
+#   make mnist            train on MNIST, results in runs/mnist    (ARGS="--data DIR --epochs 5" to change settings)
 #   make test             run the tests
 #   make lint             ruff and mypy
 #   make gpu              the CUDA tests and the CPU-against-GPU report
@@ -8,7 +8,6 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EPOCHS ?= 20
 ARGS ?=
 
 RUN := $(VENV)/bin/python
@@ -18,7 +17,7 @@ CODE := eqprop snn hardware benchmarks tests
 .PHONY: mnist test lint gpu clean
 
 mnist: $(READY)
-	@$(RUN) -m benchmarks.mnist --rule ep --network 784-1024-10 --epochs $(EPOCHS) --device auto --seed 0 \
+	@$(RUN) -m benchmarks.mnist --rule ep --network 784-1024-10 --device auto --seed 0 \
 		--out runs/mnist --overwrite $(ARGS)
 
 # One thread a worker: two workers that each start a thread a core slow each other down.

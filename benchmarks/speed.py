@@ -74,7 +74,7 @@ def parts(layers: list[int], batch: int, sweeps: int, device: torch.device) -> d
     wide = network.repeat_drive(drive, 2)
     beta = torch.full((2 * batch, 1), 0.5, device=device)
     target = torch.zeros(2 * batch, layers[-1], device=device)
-    weights = torch.full((2 * batch,), 1.0 / batch, device=device)
+    phase = eqprop.Phase(both, torch.full((2 * batch,), 1.0 / batch, device=device), 2)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
 
     def no_grad(function: Callable[[], object]) -> Callable[[], object]:
@@ -86,7 +86,7 @@ def parts(layers: list[int], batch: int, sweeps: int, device: torch.device) -> d
 
     def gradient() -> None:
         optimizer.zero_grad()
-        network.add_contrast_gradient(both, weights, drive.x, 2)
+        network.add_contrast_gradient([phase], drive.x)
 
     return {
         "input drive": no_grad(lambda: network.drive(x)),

@@ -6,6 +6,8 @@ from eqprop._adjoint import ImplicitGradient as ImplicitGradient
 from eqprop._adjoint import RecurrentBackprop as RecurrentBackprop
 from eqprop._backprop import Backprop as Backprop
 from eqprop._backprop import TruncatedBPTT as TruncatedBPTT
+from eqprop._callbacks import Callback as Callback
+from eqprop._callbacks import TensorBoard as TensorBoard
 from eqprop._conformance import ConformanceError as ConformanceError
 from eqprop._conformance import check_network as check_network
 from eqprop._connections import Dense as Dense
@@ -38,11 +40,18 @@ from eqprop._errors import RunFolderError as RunFolderError
 from eqprop._errors import TrainingError as TrainingError
 from eqprop._evaluate import Evaluation as Evaluation
 from eqprop._evaluate import evaluate as evaluate
+from eqprop._figures import gradient_alignment as gradient_alignment
+from eqprop._figures import learning_curves as learning_curves
+from eqprop._figures import receptive_fields as receptive_fields
+from eqprop._figures import relaxation as relaxation
+from eqprop._guard import Guard as Guard
+from eqprop._history import History as History
 from eqprop._hopfield import HopfieldNetwork as HopfieldNetwork
 from eqprop._initializers import initial_weight as initial_weight
 from eqprop._network import Drive as Drive
 from eqprop._network import Layer as Layer
 from eqprop._network import Network as Network
+from eqprop._network import Phase as Phase
 from eqprop._nudge import CostNudge as CostNudge
 from eqprop._observers import Trajectory as Trajectory
 from eqprop._relax import Solution as Solution
@@ -51,12 +60,17 @@ from eqprop._relax import Stop as Stop
 from eqprop._relax import Sweeps as Sweeps
 from eqprop._relax import relax as relax
 from eqprop._relax import residual as residual
+from eqprop._rule import Regulariser as Regulariser
 from eqprop._rule import Rule as Rule
 from eqprop._rule import RuleStep as RuleStep
+from eqprop._runs import Run as Run
+from eqprop._runs import load as load
+from eqprop._runs import system_record as system_record
 from eqprop._solvers import Alternating as Alternating
 from eqprop._solvers import Anderson as Anderson
 from eqprop._solvers import GradientFlow as GradientFlow
 from eqprop._solvers import Synchronous as Synchronous
 from eqprop._spec import network_from_spec as network_from_spec
+from eqprop._trainer import Trainer as Trainer
 
 __version__ = "0.1.0"

@@ -22,7 +22,7 @@ from eqprop._solvers import Synchronous
 @dataclass(frozen=True, kw_only=True)
 class _AdjointRule(Rule):
     @torch.no_grad()
-    def backward(self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None) -> RuleStep:
+    def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         drive = network.drive(x)
         free = self.settle(network, drive, start)
         sample = at_equilibrium(network, self.loss_function, free.state, y)
@@ -35,7 +35,7 @@ class _AdjointRule(Rule):
         network.add_tangent_gradient(free.state, direction, drive.x)
         weights = torch.full_like(sample.loss, weight)
         add_readout_gradient(network, self.loss_function, sample, free.state, weights)
-        return RuleStep(sample.loss.mean(), sample.output, free, nudged, None, residual)
+        return RuleStep(sample.loss.mean(), sample.output, free, drive, nudged, None, residual)
 
     def _solve(
         self, response: LinearResponse, source: State, drive: Drive

@@ -34,7 +34,7 @@ class TruncatedBPTT(Rule):
         if self.steps < 1:
             raise ConfigError(f"TruncatedBPTT: got steps={self.steps}, needed at least 1")
 
-    def backward(self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None) -> RuleStep:
+    def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         with torch.no_grad():
             free = self.settle(network, network.drive(x), start)
         with torch.enable_grad():
@@ -44,7 +44,7 @@ class TruncatedBPTT(Rule):
             sample = at_equilibrium(network, self.loss_function, unrolled.state, y)
             loss = sample.loss.mean()
             loss.backward()
-        return RuleStep(loss.detach(), sample.output.detach(), free)
+        return RuleStep(loss.detach(), sample.output.detach(), free, _detached(drive))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +66,16 @@ class Backprop(Rule):
         one = torch.ones_like(zero, dtype=torch.int32)
         return Solution(state, zero, one, torch.full_like(zero, Status.CONVERGED, dtype=torch.int8), zero)
 
-    def backward(self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None) -> RuleStep:
+    def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         with torch.enable_grad():
-            free = self.settle(network, network.drive(x), start)
+            drive = network.drive(x)
+            free = self.settle(network, drive, start)
             sample = at_equilibrium(network, self.loss_function, free.state, y)
             loss = sample.loss.mean()
             loss.backward()
         free = replace(free, state=tuple(s.detach() for s in free.state))
-        return RuleStep(loss.detach(), sample.output.detach(), free)
+        return RuleStep(loss.detach(), sample.output.detach(), free, _detached(drive))
+
+
+def _detached(drive: Drive) -> Drive:
+    return Drive(tuple(term.detach() for term in drive.terms), drive.x)

@@ -102,8 +102,9 @@ class EnergyNetwork(_FunctionNetwork):
     def field(self, state: State, x: Tensor) -> State:
         keep = torch.is_grad_enabled()
         with torch.enable_grad():
-            # inside a recorded relaxation a layer may be part of a graph already
-            leaves = tuple(s if keep and s.requires_grad else s.detach().requires_grad_() for s in state)
+            # inside a recorded relaxation a layer may be part of a graph already, and one layer may depend on another:
+            # the derivative by an alias is the partial one
+            leaves = tuple(s.view_as(s) if keep and s.requires_grad else s.detach().requires_grad_() for s in state)
             gradients = torch.autograd.grad(
                 self.energy(leaves, Drive((), x)).sum(), leaves, create_graph=keep, allow_unused=True
             )

@@ -89,16 +89,15 @@ class EquilibriumPropagation(Rule):
             raise ConfigError("contour: 'derivative' with a correction is the adjoint itself; use RecurrentBackprop")
         self.generator.manual_seed(self.seed)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs to draw the same random signs."""
-        return {"generator": self.generator.get_state()}
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"generator": self.generator.get_state()}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Undoes ``state_dict``."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
         self.generator.set_state(state["generator"])
 
     @torch.no_grad()
-    def backward(self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None) -> RuleStep:
+    def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         if self.readout == "contrast" and not network.has_energy:
             raise ConfigError(
                 f"readout: 'contrast' needs an energy and {type(network).__name__} has none; write readout='tangent'"
@@ -121,7 +120,7 @@ class EquilibriumPropagation(Rule):
             # weights sum to zero with that of the free state: taken from it, so that nothing large cancels
             network.add_tangent_gradient(rest, tuple(-d for d in network.response(phases, rest)), drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep((sample.loss * weight).sum(), sample.output, free, nudged, counted)
+        return RuleStep((sample.loss * weight).sum(), sample.output, free, drive, nudged, counted)
 
     def _settle_exactly(self, network: Network, drive: Drive, start: State | None) -> Solution:
         free = self.settle(network, drive, start)
@@ -145,7 +144,7 @@ class EquilibriumPropagation(Rule):
         direction = tuple(-u * weight.reshape(-1, *[1] * (u.dim() - 1)) for u in state)
         network.add_tangent_gradient(rest, direction, drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep((sample.loss * weight).sum(), sample.output, free, (response,), counted)
+        return RuleStep((sample.loss * weight).sum(), sample.output, free, drive, (response,), counted)
 
     def _nudged_phases(
         self, network: Network, drive: Drive, free: Solution, sample: Sample, shape: Contour

@@ -66,8 +66,8 @@ class Sweeps:
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ConfigError(f"Sweeps: got n={self.n}, needed at least 1")
+        if not isinstance(self.n, int) or self.n < 1:
+            raise ConfigError(f"Sweeps: got n={self.n}, needed a whole number of at least 1")
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,11 @@ def _assess(
         outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
     outcome = torch.where(finite, outcome, Status.NONFINITE).to(torch.int8)
     # frozen samples keep their state; one that broke in this block goes back to where the block began
-    state = system.select(running & finite, block.state, start)
+    state = block.state
+    if block.memory is not None:
+        # the residual is that of the last argument: its plain image is as good, a mixture with others may not be
+        state = system.select(outcome == Status.CONVERGED, block.tail[0], state)
+    state = system.select(running & finite, state, start)
     if last is None:
         return Solution(state, size, torch.full_like(size, n, dtype=torch.int32), outcome, rate)
     return Solution(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class RuleStep:
         loss: batch-mean loss at the free equilibrium, 0-d.
         output: network output at the free equilibrium, ``[batch, outputs]``.
         free: free ``Solution``.
+        drive: of the batch.
         nudged: a ``Solution`` a nudged phase.
         counted: samples that entered the gradient, ``[batch]`` mask; None for all.
         adjoint_residual: relative residual of the adjoint system, ``[batch]``, where a rule solved one.
@@ -34,6 +35,7 @@ class RuleStep:
     loss: Tensor
     output: Tensor
     free: Solution
+    drive: Drive
     nudged: tuple[Solution, ...] = ()
     counted: Tensor | None = None
     adjoint_residual: Tensor | None = None
@@ -47,6 +49,18 @@ class RuleStep:
         return total
 
 
+class Regulariser(Protocol):
+    """Changes ``.grad`` after a rule has filled it."""
+
+    def add_gradient(self, network: Network, step: RuleStep) -> object:
+        """Add to (or transform) the gradients of the network's parameters."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """Base of all learning rules: small frozen objects with one call, ``backward``.
@@ -57,12 +71,14 @@ class Rule:
         solver: of the free phase.
         free: when the free phase ends, ``Stop(...)`` or ``Sweeps(n)``.
         products: precision of the matrix products in the free phase, as ``"bfloat16"``; None for full.
+        regularisers: change the gradient after the rule has given it, in their order, as ``JacobianHomeostasis(0.01)``.
     """
 
     cost: str | Cost | Callable[[Tensor, Tensor], Tensor] = "squared-error"
     solver: Solver = Alternating()
     free: Stop | Sweeps = Stop(tol=1e-4, max_sweeps=200, block=5)
     products: str | None = None
+    regularisers: tuple[Regulariser, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost", cost_named(self.cost))
@@ -85,7 +101,23 @@ class Rule:
             DataError: shapes, types or values that do not fit.
             ConfigError: the rule cannot work on this network; the message names one that can.
         """
+        step = self._backward(network, x, y, start)
+        for regulariser in self.regularisers:
+            regulariser.add_gradient(network, step)
+        return step
+
+    def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
+        """The rule's own gradient."""
         raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to draw the same random numbers: tensors and plain values, nested."""
+        return {f"regulariser{i}": r.state_dict() for i, r in enumerate(self.regularisers)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undoes ``state_dict``."""
+        for i, r in enumerate(self.regularisers):
+            r.load_state_dict(state[f"regulariser{i}"])
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """Output at the free equilibrium, ``[batch, outputs]``."""

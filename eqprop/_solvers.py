@@ -175,7 +175,8 @@ class Anderson:
         states[..., slot, :] = torch.where(worse[..., None], best_image, flat)
         residuals[..., slot, :] = torch.where(worse[..., None], torch.zeros_like(residual), residual)
         filled[..., slot] = (~worse).to(filled.dtype)
-        mixed = torch.where(plain[..., None], flat_image, self._mix(states, residuals, filled))
+        mixed, usable = self._mix(states, residuals, filled)
+        mixed = torch.where((usable & ~plain)[..., None], mixed, flat_image)
         new = _project(problem, _unflatten(problem, torch.where(worse[..., None], best_image, mixed)))
         memory = _Mixing(
             states,
@@ -191,7 +192,8 @@ class Anderson:
         )
         return Step(new, image, memory)
 
-    def _mix(self, states: Tensor, residuals: Tensor, filled: Tensor) -> Tensor:
+    def _mix(self, states: Tensor, residuals: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
+        """The combination of least residual, and where its coefficients are numbers that sum to 1."""
         wide = residuals.double() * filled[..., None]
         gram = wide @ wide.mT
         trace = gram.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None]
@@ -201,8 +203,8 @@ class Anderson:
         solution, _ = torch.linalg.solve_ex(system, filled.double()[..., None])
         weights = solution[..., 0] * filled
         weights = weights / weights.sum(-1, keepdim=True)
-        weights = torch.nan_to_num(weights).to(states.dtype)
-        return (weights[..., None] * (states + residuals)).sum(-2)
+        usable = (weights.sum(-1) - 1).abs() < 1e-3  # not where all residuals are zero, say
+        return (weights.to(states.dtype)[..., None] * (states + residuals)).sum(-2), usable
 
 
 def _flatten(problem: Problem, state: State) -> Tensor:

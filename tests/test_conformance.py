@@ -203,9 +203,7 @@ WRONG: list[tuple[type[HopfieldNetwork] | type[DirectedNetwork], set[str]]] = [
 
 def wrong_network(cls: type[HopfieldNetwork] | type[DirectedNetwork]) -> Network:
     options: dict[str, Any] = {"feedback_angle": 60.0} if issubclass(cls, DirectedNetwork) else {}
-    return cls.mlp(
-        5, 7, 6, 3, activation="tanh", output_activation="sigmoid", gain=1.5, generator=seeded(1), **options
-    )
+    return cls.mlp(5, 7, 6, 3, activation="tanh", output_activation="sigmoid", gain=1.5, generator=seeded(1), **options)
 
 
 @pytest.mark.parametrize(("cls", "names"), WRONG, ids=[cls.__name__ for cls, _ in WRONG])
