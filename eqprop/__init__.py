@@ -46,6 +46,10 @@ from eqprop._figures import receptive_fields as receptive_fields
 from eqprop._figures import relaxation as relaxation
 from eqprop._guard import Guard as Guard
 from eqprop._history import History as History
+from eqprop._homeostasis import HomeostaticLoss as HomeostaticLoss
+from eqprop._homeostasis import JacobianHomeostasis as JacobianHomeostasis
+from eqprop._homeostasis import KolenPollack as KolenPollack
+from eqprop._homeostasis import tie_weights as tie_weights
 from eqprop._hopfield import HopfieldNetwork as HopfieldNetwork
 from eqprop._initializers import initial_weight as initial_weight
 from eqprop._network import Drive as Drive

@@ -143,6 +143,16 @@ class GraphNetwork(Network):
         constant = tuple(a - b for a, b in zip(z, back, strict=True))
         return _TransposedNetwork(self), Drive(constant, drive.x)
 
+    def jacobian_blocks(self) -> dict[tuple[int, int], tuple[Tensor, bool]]:
+        """Blocks of ``H = d inputs/ds``: (post, pre) -> (weight, whether the block is its transpose)."""
+        blocks: dict[tuple[int, int], tuple[Tensor, bool]] = {}
+        for key, pre, post in self._edges:
+            if pre != -1:
+                blocks[post, pre] = (self.connection(key).weight, False)
+                if self.tied:
+                    blocks[pre, post] = (self.connection(key).weight, True)
+        return blocks
+
     # -- gradients -----------------------------------------------------------------------------------------------------
 
     def _add_bias_gradient(self, direction: State) -> None:

@@ -277,10 +277,11 @@ class Network(System, nn.Module):
 
     def vjp_inputs(self, state: State, vector: State, drive: Drive) -> State:
         """``H^T v``, with ``H = d inputs / d state`` at ``state``; by autograd unless a network knows better."""
+        keep = torch.is_grad_enabled()  # the product itself may be differentiated by the parameters
         with torch.enable_grad():
             leaves = tuple(s.detach().requires_grad_() for s in state)
             z = self.inputs(leaves, drive)
-            grads = torch.autograd.grad(z, leaves, vector, allow_unused=True)
+            grads = torch.autograd.grad(z, leaves, vector, allow_unused=True, create_graph=keep)
         return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(grads, state, strict=True))
 
     def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:

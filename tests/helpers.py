@@ -220,7 +220,7 @@ def exact_loss(net: Network, x: Tensor, y: Tensor, cost: str = "squared-error") 
 
 def distance(a: State, b: State) -> float:
     """Largest difference of two states."""
-    return max(float((p - q).abs().max()) for p, q in zip(a, b, strict=True))
+    return max(float((p - q).detach().abs().max()) for p, q in zip(a, b, strict=True))
 
 
 def same(a: Solution, b: Solution) -> bool:

@@ -371,7 +371,7 @@ def test_an_observer_sees_every_sweep_in_order(solver: str, stop: Any, device: t
     solution = settle(net, x, stop, SOLVERS[solver], observer=watch)
     assert seen == list(range(1, int(solution.sweeps.max()) + 1))
     last = int(solution.sweeps.argmax())
-    assert distance(tuple(s[last] for s in states[-1]), tuple(s[last] for s in solution.state)) == 0.0
+    assert distance(tuple(s[last] for s in states[-1]), tuple(s[last] for s in solution.state)) < 1e-5
 
 
 def test_a_trajectory_records_states_energies_and_steps(device: torch.device) -> None:

@@ -1,0 +1,303 @@
+"""Jacobian homeostasis: a pull of the Jacobian towards symmetry, usable with any rule.
+
+Let ``M = d F / d v`` be the Jacobian of the total inputs, in one of two coordinates:
+
+- *activation*: ``F = inputs(s)``, the activation function bypassed, ``M = H`` (the published choice);
+- *membrane*: ``F = inputs(rho(u))``, ``M = H D`` with the slopes ``D = diag(rho')`` at the free equilibrium.
+
+The leak ``-1`` of each unit is symmetric and drops out. The homeostatic loss is
+
+    S = E_e [ ||M e||^2 - e^T M^2 e ] = E_e [ 1/2 ||M e - M^T e||^2 ] = 2 ||A||_F^2,   A = (M - M^T) / 2,
+
+and the regulariser adds the gradient of ``lambda/2 S``, with the free equilibrium held fixed. For a pair of dense
+layers joined by ``W`` (forwards) and ``B`` (back), ``S`` in activation coordinates is exactly ``||W - B^T||_F^2``, so
+that ``lambda`` is the rate at which ``W - B^T`` decays, whatever the size of the network. The published coefficient
+``c`` multiplies ``S / n`` with ``n`` the number of moving units: ``lambda = 2 c / n``. On a loop without reciprocal
+connections ``S`` in activation coordinates is ``sum ||W||^2``: plain weight decay at rate ``lambda``.
+
+Source: Laborieux & Zenke 2024, Eq. 12 (first form, with probes); the second form is never negative and varies less.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqprop._directed import DirectedNetwork
+from eqprop._errors import ConfigError
+from eqprop._graph import GraphNetwork
+from eqprop._names import lookup
+from eqprop._network import Drive, Network, State
+from eqprop._rule import RuleStep
+
+_COORDINATES = {"activation": None, "membrane": None}
+_ESTIMATORS = {"exact": None, "symmetric": None, "published": None}
+_TERMS = {"both": (1.0, 1.0), "norm": (1.0, 0.0), "symmetry": (0.0, 1.0)}
+_PROBES = {"gaussian": None, "rademacher": None}
+
+
+class HomeostaticLoss(NamedTuple):
+    """The two terms of ``S = norm + symmetry``, 0-d tensors: ``norm = E ||M e||^2``, ``symmetry = -E e^T M^2 e``."""
+
+    norm: Tensor
+    symmetry: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """``S``."""
+        return self.norm + self.symmetry
+
+
+@dataclass(frozen=True)
+class JacobianHomeostasis:
+    """Adds the gradient of ``lambda/2 S`` to that of a rule; see the module for ``S``.
+
+    Args:
+        coefficient: ``lambda``, or the published ``c`` where ``per="unit"``.
+        coordinates: ``"activation"`` or ``"membrane"``.
+        estimator: ``"exact"``, the closed form of networks with dense connections, batch mean, no probes;
+            ``"symmetric"``, ``1/2 ||M e - M^T e||^2``, and ``"published"``, ``||M e||^2 - e^T M^2 e``, by probes on any
+            network.
+        terms: ``"both"``, ``"norm"`` (first term alone) or ``"symmetry"`` (second term alone), for ablation; the
+            symmetric estimator has no separate terms.
+        probes: probe vectors a sample.
+        distribution: ``"gaussian"`` or ``"rademacher"``.
+        layerwise: every probe lives on one layer, all layers in turn, so that each layer only compares what its own
+            noise does to its neighbours with what comes back (the same expectation).
+        per: ``"weight"`` or ``"unit"``, the scale of ``coefficient``.
+        every: apply at every so many steps, times as strongly.
+        seed: of the probes.
+
+    Raises:
+        ConfigError: an unknown name, a negative coefficient, or (when applied) a closed form that the network lacks.
+    """
+
+    coefficient: float
+    coordinates: str = "activation"
+    estimator: str = "exact"
+    terms: str = "both"
+    probes: int = 5
+    distribution: str = "gaussian"
+    layerwise: bool = False
+    per: str = "weight"
+    every: int = 1
+    seed: int = 0
+    _state: _State = field(default_factory=lambda: _State(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for what, table in (("coordinates", _COORDINATES), ("estimator", _ESTIMATORS), ("terms", _TERMS)):
+            lookup(what, getattr(self, what), table)
+        lookup("distribution", self.distribution, _PROBES)
+        lookup("per", self.per, {"weight": None, "unit": None})
+        if not (math.isfinite(self.coefficient) and self.coefficient >= 0.0):
+            raise ConfigError(f"coefficient: got {self.coefficient}, needed a finite number from 0 on")
+        if self.probes < 1 or self.every < 1:
+            raise ConfigError(f"probes and every: got {self.probes} and {self.every}, needed at least 1 of each")
+        if self.estimator == "symmetric" and self.terms != "both":
+            raise ConfigError("terms: the symmetric estimator has no separate terms; write estimator='published'")
+        if self.layerwise and self.estimator == "exact":
+            raise ConfigError("layerwise: the exact form draws no probes; write estimator='symmetric'")
+        self._state.generator.manual_seed(self.seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random state and step count."""
+        return {"generator": self._state.generator.get_state(), "steps": self._state.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Undoes ``state_dict``."""
+        self._state.generator.set_state(state["generator"])
+        self._state.steps = state["steps"]
+
+    def add_gradient(self, network: Network, step: RuleStep) -> HomeostaticLoss | None:
+        """Add the gradient to ``.grad``; returns the loss, or None at a step that is skipped."""
+        self._state.steps += 1
+        if (self._state.steps - 1) % self.every:
+            return None
+        rate = self.coefficient * self.every
+        if self.per == "unit":
+            rate *= 2 / sum(math.prod(shape) for shape in network.shapes)
+        return self.apply(network, step.free.state, step.drive, rate)
+
+    def loss(self, network: Network, state: State, drive: Drive) -> HomeostaticLoss:
+        """``S`` at the free equilibrium, by the chosen estimator, batch mean; no gradient."""
+        return self.apply(network, state, drive, 0.0)
+
+    def apply(self, network: Network, state: State, drive: Drive, rate: float) -> HomeostaticLoss:
+        """``S``, and the gradient of ``rate/2 S`` where ``rate`` is not 0."""
+        slopes = self._slopes(network, state, drive)
+        if self.estimator == "exact":
+            if not isinstance(network, GraphNetwork):
+                raise ConfigError(
+                    f"estimator: 'exact' needs dense connections and {type(network).__name__} may have others; write "
+                    "estimator='symmetric'"
+                )
+            return _exact(network, slopes, rate, _TERMS[self.terms])
+        return self._probed(network, state, drive, slopes, rate)
+
+    def _slopes(self, network: Network, state: State, drive: Drive) -> State | None:
+        if self.coordinates == "activation":
+            return None
+        with torch.no_grad():
+            z = network.inputs(state, drive)
+            return tuple(rho.derivative(v) for rho, v in zip(network.activations, z, strict=True))
+
+    def _probed(
+        self, network: Network, state: State, drive: Drive, slopes: State | None, rate: float
+    ) -> HomeostaticLoss:
+        n = self.probes
+        state, drive = network.repeat_state(state, n), network.repeat_drive(drive, n)
+        slopes = None if slopes is None else network.repeat_state(slopes, n)
+        e = tuple(self._draw(s) for s in state)
+        layers = range(len(state)) if self.layerwise else [None]
+        norm = symmetry = state[0].new_zeros(())
+        first, second = _TERMS[self.terms]
+        for only in layers:
+            probe = e if only is None else tuple(v if l == only else torch.zeros_like(v) for l, v in enumerate(e))
+            with torch.set_grad_enabled(rate != 0.0):
+                one, two = _terms(network, state, drive, slopes, probe, symmetric=self.estimator == "symmetric")
+                loss = 0.5 * rate * (first * one + second * two) / len(state[0])
+            if rate != 0.0:
+                _add_gradient_of(network, loss)
+            norm, symmetry = norm + one.detach() / len(state[0]), symmetry + two.detach() / len(state[0])
+        return HomeostaticLoss(norm, symmetry)
+
+    def _draw(self, like: Tensor) -> Tensor:
+        # drawn on the CPU, so that a seed gives the same probes on every device
+        if self.distribution == "gaussian":
+            probe = torch.randn(like.shape, generator=self._state.generator, dtype=like.dtype)
+        else:
+            probe = torch.randint(0, 2, like.shape, generator=self._state.generator).to(like.dtype) * 2 - 1
+        return probe.to(like.device)
+
+
+class _State:
+    """What moves in a regulariser: the generator of its probes, and the steps it has seen."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator()
+        self.steps = 0
+
+
+def _terms(
+    network: Network, state: State, drive: Drive, slopes: State | None, probe: State, *, symmetric: bool
+) -> tuple[Tensor, Tensor]:
+    """Sums over samples of ``||M e||^2`` and ``-e^T M^2 e``; or of ``1/2 ||M e - M^T e||^2`` and 0."""
+    scaled = probe if slopes is None else _product(slopes, probe)
+    forth = network.jvp_inputs(state, scaled, drive)
+    back = network.vjp_inputs(state, probe, drive)
+    back = back if slopes is None else _product(slopes, back)
+    if symmetric:
+        return _dot(_minus(forth, back), _minus(forth, back)) / 2, forth[0].new_zeros(())
+    # e^T M^2 e = (M^T e) . (M e): no second Jacobian product
+    return _dot(forth, forth), -_dot(back, forth)
+
+
+def _product(a: State, b: State) -> State:
+    return tuple(p * q for p, q in zip(a, b, strict=True))
+
+
+def _minus(a: State, b: State) -> State:
+    return tuple(p - q for p, q in zip(a, b, strict=True))
+
+
+def _dot(a: State, b: State) -> Tensor:
+    return torch.stack([(p * q).sum() for p, q in zip(a, b, strict=True)]).sum()
+
+
+def _add_gradient_of(network: Network, loss: Tensor) -> None:
+    if not loss.requires_grad:
+        return
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for p, g in zip(parameters, gradients, strict=True):
+        if g is not None:
+            p.grad = g if p.grad is None else p.grad.add_(g)
+
+
+@torch.no_grad()
+def _exact(network: GraphNetwork, slopes: State | None, rate: float, terms: tuple[float, float]) -> HomeostaticLoss:
+    """The closed form, batch mean: with slopes ``d`` a block of ``M`` is ``W_ij d_j``, and products of slopes of the
+    two ends of a pair average to ``<d_i d_j>``, one matrix product."""
+    blocks = network.jacobian_blocks()
+    norm = symmetry = network.biases[network.names[0]].new_zeros(())
+    for (post, pre), (parameter, transposed) in blocks.items():
+        w = parameter.mT if transposed else parameter
+        squares = 1.0 if slopes is None else slopes[pre].flatten(1).square().mean(0)
+        gradient = terms[0] * w * squares
+        norm = norm + (w * w * squares).sum()
+        partner = blocks.get((pre, post))
+        if partner is not None:
+            other = partner[0] if partner[1] else partner[0].mT  # B^T, of the shape of W
+            if slopes is None:
+                mixed: Tensor = other
+            else:
+                a, b = slopes[post].flatten(1), slopes[pre].flatten(1)
+                mixed = other * (a.mT @ b / len(a))
+            symmetry = symmetry - (w * mixed).sum()
+            gradient = gradient - terms[1] * mixed
+        if rate != 0.0:
+            g = rate * (gradient.mT if transposed else gradient)
+            parameter.grad = g.contiguous() if parameter.grad is None else parameter.grad.add_(g)
+    return HomeostaticLoss(norm, symmetry)
+
+
+@dataclass(frozen=True)
+class KolenPollack:
+    """Forward and feedback weights receive the same gradient, and decay: their difference decays with it.
+
+    For a pair ``W``, ``B``: both get ``(g_W + g_B^T) / 2``, and every such weight the gradient ``decay * W``; under
+    plain SGD ``W - B^T`` shrinks by ``1 - lr * decay`` a step, when both learn at one rate. With ``decay = 0`` and
+    weights that start tied (``tie_weights``) they stay tied.
+
+    Source: Kolen & Pollack 1994; in EP Laborieux et al. 2021, Sec. 2.4.
+
+    Args:
+        decay: rate of decay.
+    """
+
+    decay: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.decay) and self.decay >= 0.0):
+            raise ConfigError(f"decay: got {self.decay}, needed a finite number from 0 on")
+
+    @torch.no_grad()
+    def add_gradient(self, network: Network, step: RuleStep) -> None:
+        """Make the gradients of each reciprocal pair equal, and add the decay."""
+        for forward, backward in _pairs(network, "KolenPollack"):
+            w, b = forward.weight, backward.weight
+            if w.grad is None or b.grad is None:
+                raise ConfigError("KolenPollack: got no gradient to share; use it as one of a rule's regularisers")
+            shared = 0.5 * (w.grad + b.grad.mT)
+            w.grad = shared.add(w, alpha=self.decay)
+            b.grad = shared.mT.add(b, alpha=self.decay).contiguous()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing moves."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing moves."""
+
+
+@torch.no_grad()
+def tie_weights(network: Network) -> None:
+    """Set every reciprocal pair of a directed network to the mean of ``W`` and ``B^T``."""
+    for forward, backward in _pairs(network, "tie_weights"):
+        mean = 0.5 * (forward.weight + backward.weight.mT)
+        forward.weight.copy_(mean)
+        backward.weight.copy_(mean.mT)
+
+
+def _pairs(network: Network, what: str) -> list[Any]:
+    pairs = network.reciprocal_pairs() if isinstance(network, DirectedNetwork) else []
+    if not pairs:
+        raise ConfigError(
+            f"{what}: got a {type(network).__name__} without reciprocal pairs of weights, needed a DirectedNetwork "
+            "with feedback, as DirectedNetwork.mlp makes"
+        )
+    return pairs
