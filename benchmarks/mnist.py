@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
 # Rates were chosen on the validation split, among 0.1 to 1 for the first connection and 0.02 to 0.3 for the others.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("mnist", "784-1024-10"): {"lr": (0.3, 0.05)},
-    ("fashion-mnist", "784-1024-10"): {"lr": (0.3, 0.1)},
+    ("fashion-mnist", "784-1024-10"): {"lr": (0.1, 0.05)},
     # two hidden layers settle more slowly
     ("mnist", "784-512-512-10"): {"lr": (0.5, 0.3, 0.1), "free_sweeps": 15, "nudged_sweeps": 8},
     # 5,000 images: seconds

@@ -139,7 +139,7 @@ class FieldNetwork(_FunctionNetwork):
         return z
 
 
-def as_module(function: Callable[..., Tensor], parameters: dict[str, Tensor]) -> nn.Module:
+def as_module(function: Callable[..., Any], parameters: dict[str, Tensor]) -> nn.Module:
     """A module from a plain function ``function(parameters, state, x)`` and a dictionary of tensors to train.
 
     For users who have no module: ``EnergyNetwork(as_module(f, {"w": w}), layers)``; likewise for a field.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +18,27 @@ from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
 from eqprop._pairs import halves
 from eqprop._relax import Solution, Stop, Sweeps, relax
-from eqprop._rule import Rule, RuleStep, Sample, add_readout_gradient, at_equilibrium, loss_gradient
+from eqprop._rule import (
+    Rule,
+    RuleStep,
+    Sample,
+    add_readout_gradient,
+    at_equilibrium,
+    converged_everywhere,
+    loss_gradient,
+)
 from eqprop._solvers import Solver
+
+
+class Equilibria(NamedTuple):
+    """The relaxations of a step: what every readout starts from."""
+
+    drive: Drive
+    free: Solution
+    rest: State  # the free equilibrium as measured
+    sample: Sample
+    phases: list[Phase]  # measured equilibria with the weights of the contour
+    nudged: tuple[Solution, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +118,39 @@ class EquilibriumPropagation(Rule):
 
     @torch.no_grad()
     def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
+        found = self.equilibria(network, x, y, start)
+        free, sample, rest = found.free, found.sample, found.rest
+        weight, counted = self._sample_weights(free, found.nudged, sample.loss)
+        if counted is not None:
+            rest = _cleared(rest, counted)
+        phases = [_with_samples(p, weight, counted) for p in found.phases]
+        if self.readout == "contrast" and self.contour != "derivative":
+            network.add_contrast_gradient(phases, found.drive.x)
+        else:
+            network.add_tangent_gradient(rest, self._error(network, phases, rest), found.drive.x)
+        add_readout_gradient(network, self.loss_function, sample, rest, weight)
+        return RuleStep((sample.loss * weight).sum(), sample.output, free, found.drive, found.nudged, counted)
+
+    @torch.no_grad()
+    def error_vector(
+        self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None
+    ) -> tuple[RuleStep, State]:
+        """What the tangent readout takes as the error of every layer's input, without touching ``.grad``.
+
+        ``-sum_k w_k (s_k - s_0) ~ -ds/dbeta`` a sample, ``[batch, *shape]`` a layer, for every sample (none is left
+        out). The adjoint ``delta = D (dC/ds + H^T delta)`` is its ideal. A random sign is drawn anew.
+
+        Raises:
+            DataError, ConfigError: as ``backward``.
+        """
+        found = self.equilibria(network, x, y, start)
+        sample = found.sample
+        step = RuleStep(sample.loss.mean(), sample.output, found.free, found.drive, found.nudged)
+        return step, self._error(network, found.phases, found.rest)
+
+    @torch.no_grad()
+    def equilibria(self, network: Network, x: Tensor, y: Tensor, start: State | None = None) -> Equilibria:
+        """All relaxations of a step and the weights of their contour, before any readout."""
         if self.readout == "contrast" and not network.has_energy:
             raise ConfigError(
                 f"readout: 'contrast' needs an energy and {type(network).__name__} has none; write readout='tangent'"
@@ -107,20 +160,18 @@ class EquilibriumPropagation(Rule):
         rest = network.measure(free.state, 0)
         sample = at_equilibrium(network, self.loss_function, rest, y)
         if self.contour == "derivative":
-            return self._from_derivative(network, drive, free, sample)
+            response = self._derivative(network, drive, free, sample)
+            phase = Phase(response.state, torch.ones_like(sample.loss), 1)
+            return Equilibria(drive, free, free.state, sample, [phase], (response,))
         shape = contour(self.contour, self.beta, self.points)
-        phases, nudged = self._nudged_phases(network, drive, free, sample, shape)
-        weight, counted = self._sample_weights(free, nudged, sample.loss)
-        if counted is not None:
-            rest = _cleared(rest, counted)
-        phases = [_with_samples(p, weight, counted) for p in phases]
-        if self.readout == "contrast":
-            network.add_contrast_gradient(phases, drive.x)
-        else:
-            # weights sum to zero with that of the free state: taken from it, so that nothing large cancels
-            network.add_tangent_gradient(rest, tuple(-d for d in network.response(phases, rest)), drive.x)
-        add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep((sample.loss * weight).sum(), sample.output, free, drive, nudged, counted)
+        phases, nudged = self._nudged_phases(network, drive, free, rest, sample, shape)
+        return Equilibria(drive, free, rest, sample, phases, nudged)
+
+    def _error(self, network: Network, phases: Sequence[Phase], rest: State) -> State:
+        # weights sum to zero with that of the free state: taken from it, so that nothing large cancels; a derivative is
+        # a displacement already
+        origin = None if self.contour == "derivative" else rest
+        return tuple(-d for d in network.response(phases, origin))
 
     def _settle_exactly(self, network: Network, drive: Drive, start: State | None) -> Solution:
         free = self.settle(network, drive, start)
@@ -130,24 +181,16 @@ class EquilibriumPropagation(Rule):
             free = relax(network, free.state, drive, solver=self.solver, stop=stop)
         return free
 
-    def _from_derivative(self, network: Network, drive: Drive, free: Solution, sample: Sample) -> RuleStep:
+    def _derivative(self, network: Network, drive: Drive, free: Solution, sample: Sample) -> Solution:
+        """``ds/dbeta`` at 0, by sweeps of the linearised dynamics."""
         source = tuple(torch.zeros_like(s) for s in free.state[:-1])
         source += (-loss_gradient(network, self.loss_function, sample, free.state),)
         system = LinearResponse(network, free.state, drive, adjoint=False)
         zero = tuple(torch.zeros_like(s) for s in free.state)
-        options: dict[str, Any] = {"solver": self.nudged_solver or self.solver, "stop": self.nudged}
-        response = relax(system, zero, Drive(source, drive.x), **options)
-        weight, counted = self._sample_weights(free, (response,), sample.loss)
-        state, rest = response.state, free.state
-        if counted is not None:
-            state, rest = _cleared(state, counted), _cleared(rest, counted)
-        direction = tuple(-u * weight.reshape(-1, *[1] * (u.dim() - 1)) for u in state)
-        network.add_tangent_gradient(rest, direction, drive.x)
-        add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep((sample.loss * weight).sum(), sample.output, free, drive, (response,), counted)
+        return self._relax(system, zero, Drive(source, drive.x), None)
 
     def _nudged_phases(
-        self, network: Network, drive: Drive, free: Solution, sample: Sample, shape: Contour
+        self, network: Network, drive: Drive, free: Solution, rest: State, sample: Sample, shape: Contour
     ) -> tuple[list[Phase], tuple[Solution, ...]]:
         """The measured equilibria with their weights, and the solutions, one a phase."""
         system: System = network
@@ -167,7 +210,7 @@ class EquilibriumPropagation(Rule):
             phases.append(Phase(measured, real.weights[group.start : group.stop].reshape(-1), k))
             solutions += solution.split(k, system)
         if real.free_weight is not None:
-            phases.append(Phase(free.state, real.free_weight, 1))
+            phases.append(Phase(rest, real.free_weight, 1))  # as measured, like the others
         if shape.complex_betas:
             more, found = self._complex_phases(network, system, drive, free, sample, shape)
             phases, solutions = phases + more, solutions + found
@@ -206,9 +249,7 @@ class EquilibriumPropagation(Rule):
         """Weight of each sample in the batch mean, and the mask of counted samples where some may be left out."""
         if not self.exclude_unconverged:
             return torch.full_like(loss, 1 / len(loss)), None
-        counted = free.converged
-        for solution in nudged:
-            counted = counted & solution.converged
+        counted = converged_everywhere(free, nudged)
         mask = counted.to(loss.dtype)
         return mask / mask.sum().clamp(min=1), counted
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from eqprop._errors import ConfigError
 from eqprop._history import History
+from eqprop._residual_map import ResidualMap
 
 # Okabe & Ito: distinguishable by readers with any colour vision
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#777777"
@@ -229,4 +230,55 @@ def gradient_alignment(
     axes.set_xticks([tick for tick in (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0) if tick >= axes.get_xlim()[0]])
     axes.set_xlabel(f"cosine of the gradient with the {reference}")
     _tidy(axes, grid=False)
+    return figure
+
+
+def stability_map(map: ResidualMap, title: str | None = None) -> Figure:
+    """Residuals over the complex plane of the nudge, with the points of the rule's contour and its circle.
+
+    Dark blue has settled, light has not; grey never stayed finite. The black line is the rule's tolerance.
+    """
+    values = _array(map.log10_residual)
+    edge = float(map.betas.real.max())
+    half_pixel = edge / (len(values) - 1)
+    extent = (-edge - half_pixel, edge + half_pixel) * 2
+    finite = values[np.isfinite(values)]
+    figure = Figure(figsize=(5.4, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.set_facecolor("#9a9a9a")
+    low = float(finite.min()) if finite.size else -1.0
+    # beyond 1 a residual is as large as the states themselves: no more to tell apart
+    high = max(low + 1.0, min(0.0, float(finite.max()) if finite.size else 0.0))
+    image = axes.imshow(
+        np.where(np.isfinite(values), values, np.nan),
+        origin="lower",
+        extent=extent,
+        cmap="YlGnBu_r",
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+    )
+    tol = math.log10(map.tol) if map.tol > 0 else -math.inf
+    axis = map.betas.real[0].numpy()
+    filled = np.where(np.isfinite(values), values, 10.0)
+    if filled.min() < tol < filled.max():
+        axes.contour(axis, axis, filled, levels=[tol], colors="black", linewidths=0.8, linestyles="solid")
+        axes.plot([], [], color="black", linewidth=0.8, label=f"tolerance {map.tol:g}")
+    if map.nudges:
+        angle = np.linspace(0, 2 * np.pi, 361)
+        r = abs(map.nudges[0])
+        axes.plot(r * np.cos(angle), r * np.sin(angle), color=RED, linewidth=1.2)
+        label = f"|β| = {r:g}, {len(map.nudges)} point{'s' * (len(map.nudges) > 1)}"
+        marks: dict[str, Any] = {"color": RED, "markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.8}
+        axes.plot([b.real for b in map.nudges], [b.imag for b in map.nudges], "o", label=label, **marks)
+    axes.set_xlim(extent[:2])
+    axes.set_ylim(extent[2:])
+    axes.set_xlabel("Re β")
+    axes.set_ylabel("Im β")
+    axes.set_title(title or f"Residual of the nudged phase after {map.sweeps} sweeps", fontsize=11)
+    bar = figure.colorbar(image, ax=axes, shrink=0.85, extend="max" if values.max() > high else "neither")
+    bar.set_label("log10 of the largest residual over the batch")
+    bar.outline.set_visible(False)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

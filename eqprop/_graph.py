@@ -89,6 +89,8 @@ class GraphNetwork(Network):
 
     def connection(self, key: str) -> DenseConnection:
         """The connection of that key, ``"pre-post"``."""
+        if key not in self.connections:
+            lookup("connection", key, dict(self.connections.items()))
         module = self.connections[key]
         if not isinstance(module, DenseConnection):
             raise ConfigError(f"connection {key}: got {type(module).__name__}, needed a dense one")

@@ -232,6 +232,8 @@ class Network(System, nn.Module):
         self.blocks = tuple((i,) for i in range(len(self.names)))
         self.readout = None
         if readout is not None:
+            if not isinstance(readout, int) or readout < 1:
+                raise ConfigError(f"readout: got {readout!r}, needed a positive whole number of outputs, or None")
             generator = generator if generator is not None else torch.Generator().manual_seed(0)
             units = math.prod(self.shapes[-1])
             self.readout = nn.utils.skip_init(nn.Linear, units, readout, dtype=dtype)
@@ -285,12 +287,23 @@ class Network(System, nn.Module):
         return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(grads, state, strict=True))
 
     def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
-        """``H v``; by forward-mode differentiation unless a network knows better."""
+        """``H v``; by autograd unless a network knows better.
 
-        def field(*layers: Tensor) -> State:
-            return self.inputs(layers, drive)
-
-        return torch.func.jvp(field, tuple(state), tuple(vector))[1]
+        ``H^T u`` is linear in ``u``, and its derivative along ``v`` is ``H v``: two reverse passes, which also pass
+        through a user's own use of autograd, where forward-mode differentiation fails.
+        """
+        keep = torch.is_grad_enabled()
+        with torch.enable_grad():
+            leaves = tuple(s.detach().requires_grad_() for s in state)
+            z = self.inputs(leaves, drive)
+            u = tuple(torch.zeros_like(v).requires_grad_() for v in z)
+            backward = torch.autograd.grad(z, leaves, u, create_graph=True, allow_unused=True)
+            pairs = [(g, v) for g, v in zip(backward, vector, strict=True) if g is not None and g.requires_grad]
+            if not pairs:
+                return tuple(torch.zeros_like(s) for s in state)
+            outputs, along = zip(*pairs, strict=True)
+            result = torch.autograd.grad(outputs, u, along, allow_unused=True, create_graph=keep)
+        return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(result, state, strict=True))
 
     def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
         """The system ``s <- rho(z_0 + H^T (s - s_0))`` around the free equilibrium ``s_0 = state``, and its drive.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -47,6 +47,24 @@ class RuleStep:
         for solution in self.nudged:
             total = total + solution.sweeps
         return total
+
+    @property
+    def unconverged(self) -> Tensor:
+        """Samples of which some phase, free or nudged, did not converge, ``[batch]`` mask."""
+        return ~converged_everywhere(self.free, self.nudged)
+
+    @property
+    def unconverged_share(self) -> Tensor:
+        """Share of unconverged samples in the batch, 0-d; no wait for the device."""
+        return self.unconverged.to(self.free.residual.dtype).mean()
+
+
+def converged_everywhere(free: Solution, nudged: Sequence[Solution]) -> Tensor:
+    """Samples whose free and nudged phases all converged, ``[batch]`` mask."""
+    mask = free.converged
+    for solution in nudged:
+        mask = mask & solution.converged
+    return mask
 
 
 class Regulariser(Protocol):
@@ -110,6 +128,19 @@ class Rule:
         """The rule's own gradient."""
         raise NotImplementedError
 
+    def error_vector(
+        self, network: Network, x: Tensor, y: Tensor, *, start: State | None = None
+    ) -> tuple[RuleStep, State]:
+        """The error of every layer's input that the rule takes for the true one; ``.grad`` stays as it is.
+
+        Raises:
+            ConfigError: the rule has none.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no error vector of its own; use eqprop.compare_gradients, or an "
+            "EquilibriumPropagation rule"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to draw the same random numbers: tensors and plain values, nested."""
         return {f"regulariser{i}": r.state_dict() for i, r in enumerate(self.regularisers)}
@@ -132,21 +163,22 @@ class Rule:
 
     def spec(self) -> dict[str, Any]:
         """JSON-serialisable settings, for records."""
-        values: dict[str, Any] = {"rule": type(self).__name__}
-        for f in dataclasses.fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Cost):
-                value = value.name
-            elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-                value = {"kind": type(value).__name__} | _plain(dataclasses.asdict(value))
-            elif isinstance(value, torch.Generator):
-                continue
-            values[f.name] = value
-        return values
+        described: dict[str, Any] = _plain(self)
+        return {"rule": described.pop("kind")} | described
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: _plain(v) if isinstance(v, dict) else v for k, v in values.items()}
+def _plain(value: Any) -> Any:
+    """Settings as JSON: a dataclass becomes its kind and what it was made from."""
+    if isinstance(value, Cost):
+        return value.name
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return {"kind": type(value).__name__} | fields
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return type(value).__name__
 
 
 class Sample(NamedTuple):

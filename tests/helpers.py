@@ -34,7 +34,7 @@ ACTIVATIONS = ("hard_sigmoid", "sigmoid", "dsilu", "tanh", "relu6", "linear")
 SMOOTH = ("sigmoid", "tanh")
 # to rounding in float64; tests that compare equilibria use nothing looser
 TIGHT = Stop(tol=1e-14, max_sweeps=3000, block=20)
-SOLVERS = {
+SOLVERS: dict[str, Any] = {
     "alternating": Alternating(),
     "alternating-reversed": Alternating(reverse=True),
     "synchronous": Synchronous(),
@@ -61,7 +61,8 @@ def layers(*sizes: int, activation: str = "tanh", output: str = "linear") -> Lay
 
 def joined(*pairs: str, gain: float = 0.3) -> list[Dense]:
     """Connections from ``"a>b"`` texts."""
-    return [Dense(*pair.split(">"), "xavier_uniform", gain) for pair in pairs]
+    ends = [pair.split(">") for pair in pairs]
+    return [Dense(pre, post, "xavier_uniform", gain) for pre, post in ends]
 
 
 class QuarticEnergy(nn.Module):
@@ -144,13 +145,13 @@ TIED = [n for n in NETWORKS if n.startswith(("chain", "one", "skip", "same", "tr
 
 
 def network(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Network:
-    """A network of ``NETWORKS`` in float64, biases drawn too (zeros would hide what reads them)."""
+    """A network of ``NETWORKS`` in float64, biases drawn too: zeros would hide them, and clamp hard sigmoids."""
     net = NETWORKS[name]()
     generator = seeded(2)
     with torch.no_grad():
         for key, p in net.named_parameters():
             if "bias" in key:
-                p.copy_(0.2 * torch.randn(p.shape, generator=generator))
+                p.copy_(0.3 + 0.2 * torch.randn(p.shape, generator=generator))
     return net.to(device=device, dtype=dtype)
 
 
@@ -272,19 +273,13 @@ class _Methods(TorchFunctionMode):
             raise HostSync(f"{name} waits for the device")
         if name in ("__getitem__", "__setitem__") and _is_mask(args[1]):
             raise HostSync("indexing by a mask waits for the device")
-        if name in ("to", "type", "copy_") and len(args) > 1:
-            self._check_target(name, args, kwargs)
+        if name == "to":
+            target = kwargs.get("device", args[1] if len(args) > 1 else None)
+            if isinstance(target, str | torch.device) and torch.device(target).type == "cpu":
+                raise HostSync("to('cpu') waits for the device")
         tensors = tuple(a for a in args if isinstance(a, Tensor))
         _check_generator(name, kwargs, tensors)
         return func(*args, **kwargs)
-
-    @staticmethod
-    def _check_target(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        target = kwargs.get("device", args[1])
-        if isinstance(target, str) and target.split(":")[0] == "cpu":
-            raise HostSync(f"{name}('cpu') waits for the device")
-        if isinstance(target, torch.device) and target.type == "cpu" and name == "to":
-            raise HostSync("to(cpu) waits for the device")
 
 
 class _Ops(TorchDispatchMode):

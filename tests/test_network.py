@@ -112,6 +112,24 @@ def test_residual_is_the_largest_change_of_a_synchronous_update(name: str, devic
     torch.testing.assert_close(eqprop.residual(net, state, drive), torch.stack(changes).amax(0), rtol=1e-12, atol=1e-14)
 
 
+@every
+def test_jvp_and_vjp_of_the_inputs_are_adjoint(name: str, device: torch.device) -> None:
+    """``<v, H u> = <H^T v, u>``, and ``H u`` is the directional derivative of the inputs."""
+    net = network(name, device)
+    drive, state = net.drive(inputs(net, 3, device)), random_state(net, 3)
+    u, v = random_state(net, 3, seed=5), random_state(net, 3, seed=6)
+    h = 1e-6
+    with torch.no_grad():
+        jvp, vjp = net.jvp_inputs(state, u, drive), net.vjp_inputs(state, v, drive)
+        ahead, behind = (
+            net.inputs(tuple(s + sign * h * d for s, d in zip(state, u, strict=True)), drive) for sign in (1, -1)
+        )
+    for j, a, b in zip(jvp, ahead, behind, strict=True):
+        torch.testing.assert_close(j, (a - b) / (2 * h), rtol=1e-6, atol=1e-8)
+    left, right = (sum(float((a * b).sum()) for a, b in zip(*pair, strict=True)) for pair in ((v, jvp), (vjp, u)))
+    assert left == pytest.approx(right, rel=1e-10, abs=1e-12)
+
+
 def test_images_are_flattened_into_the_input_layer(device: torch.device) -> None:
     net = HopfieldNetwork.mlp(12, 5, 3, generator=seeded()).to(device)
     x = torch.rand(4, 3, 4, generator=seeded(1)).to(device)
@@ -280,7 +298,8 @@ def test_feedback_without_an_angle_is_drawn_independently() -> None:
 def test_feedback_between_single_units_is_finite(angle: float, sign: float) -> None:
     net = DirectedNetwork.mlp(3, 1, 1, feedback_angle=angle, dtype=torch.float64)
     ((forward, backward),) = net.reciprocal_pairs()
-    assert float(backward.weight) == pytest.approx(sign * float(forward.weight), rel=1e-12)
+    w, b = forward.weight.detach(), backward.weight.detach()
+    assert float(b) == pytest.approx(sign * float(w), rel=1e-12)
 
 
 def test_feedback_between_single_units_has_no_other_angle() -> None:

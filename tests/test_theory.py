@@ -185,12 +185,12 @@ def long_chain(device: torch.device) -> tuple[Network, Tensor, Tensor]:
 def test_alternating_ep_in_forward_order_does_not_match(sweeps: int, device: torch.device) -> None:
     net, x, y = long_chain(device)
     assert cosine_with_bptt(net, "squared-error", sweeps, Alternating(), Alternating(reverse=True), x, y) > 0.9999
-    assert cosine_with_bptt(net, "squared-error", sweeps, Alternating(), Alternating(), x, y) < 0.99
+    assert cosine_with_bptt(net, "squared-error", sweeps, Alternating(), Alternating(), x, y) < 0.998
 
 
 def test_synchronous_ep_does_not_match_alternating_bptt(device: torch.device) -> None:
     net, x, y = long_chain(device)
-    assert cosine_with_bptt(net, "squared-error", 2, Alternating(), Synchronous(), x, y) < 0.99
+    assert cosine_with_bptt(net, "squared-error", 2, Alternating(), Synchronous(), x, y) < 0.998
 
 
 def test_a_wrong_number_of_sweeps_does_not_match(device: torch.device) -> None:

@@ -1,0 +1,171 @@
+"""The rows of the asymmetry benchmark: networks, rules and schedules of the published comparisons.
+
+Source of the settings: Laborieux & Zenke 2024 (784-256-256-10 with a 10 x 10 softmax readout, sigmoid(4z - 2), 150 free
+and 20 nudged synchronous sweeps, batch 50, lecun_normal weights).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import eqprop
+
+SIZES = (784, 256, 256, 10)
+FREE, NUDGED = 150, 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration; each seed of it is a run.
+
+    Attributes:
+        group: the comparison it belongs to.
+        label: its name in tables and figures.
+        angle: degrees between feedback and forward weights at the start; None for tied weights.
+        loop: l1 -> l2 -> out -> l1 instead of a chain with feedback.
+        rule: which rule, with its settings.
+        regulariser: of the rule, as (class name, settings).
+        adam: AdamW at 1e-4 instead of SGD at 0.01 with momentum 0.9.
+        epochs: of training.
+        published: accuracy in per cent and where from, where there is one.
+    """
+
+    group: str
+    label: str
+    angle: float | None = 0.0
+    loop: bool = False
+    rule: str = "ep"
+    settings: dict[str, Any] = field(default_factory=dict)
+    regulariser: tuple[str, dict[str, Any]] | None = None
+    adam: bool = False
+    epochs: int = 5
+    published: str = ""
+
+    @property
+    def name(self) -> str:
+        """Folder of the row."""
+        return f"{self.group}/{self.label}".replace(" ", "-").replace("=", "").replace(",", "")
+
+
+_DERIVATIVE = {"contour": "derivative", "readout": "tangent"}
+_PUBLISHED = {"coefficient": 1.0, "per": "unit"}
+_LOOP = {"coefficient": 0.1, "per": "unit"}
+
+
+def rows() -> list[Row]:
+    """All rows, in the order in which they are worth having."""
+    made = [
+        Row("homeostasis", "off", 90.0, settings=_DERIVATIVE, adam=True, epochs=10, published="hidden cosine 0.354"),
+        Row(
+            "homeostasis",
+            "activation",
+            90.0,
+            settings=_DERIVATIVE,
+            regulariser=("JacobianHomeostasis", _PUBLISHED),
+            adam=True,
+            epochs=10,
+            published="hidden cosine 0.965",
+        ),
+        Row(
+            "homeostasis",
+            "membrane",
+            90.0,
+            settings=_DERIVATIVE,
+            regulariser=("JacobianHomeostasis", _PUBLISHED | {"coordinates": "membrane"}),
+            adam=True,
+            epochs=10,
+        ),
+        Row(
+            "homeostasis",
+            "weight decay of the same strength",
+            90.0,
+            settings=_DERIVATIVE,
+            regulariser=("JacobianHomeostasis", _PUBLISHED | {"terms": "norm"}),
+            adam=True,
+            epochs=10,
+        ),
+    ]
+    made += [
+        Row(
+            "contour",
+            f"N={n}, beta={beta}",
+            settings={"contour": "cauchy", "points": n, "beta": beta, "readout": "tangent"},
+            published="85.7 (N = 6)" if n == 6 else "",
+        )
+        for n in (1, 2, 4, 6)
+        for beta in (0.05, 0.5)
+    ]
+    made += [Row("angle", f"{angle} degrees", float(angle), settings=_DERIVATIVE) for angle in range(0, 91, 15)]
+    loops: dict[str, dict[str, Any] | None] = {
+        "off": None,
+        "activation (is weight decay)": _LOOP,
+        "membrane": _LOOP | {"coordinates": "membrane"},
+    }
+    made += [
+        Row(
+            "loop",
+            label,
+            None,
+            loop=True,
+            settings=_DERIVATIVE,
+            regulariser=None if settings is None else ("JacobianHomeostasis", settings),
+            epochs=10,
+        )
+        for label, settings in loops.items()
+    ]
+    centred = {"contour": "centred", "beta": 0.05, "readout": "tangent"}
+    made += [
+        Row("rules", "homeostasis", 90.0, settings=centred, regulariser=("JacobianHomeostasis", _PUBLISHED), adam=True),
+        Row("rules", "Kolen-Pollack", 90.0, settings=centred, regulariser=("KolenPollack", {"decay": 1e-3}), adam=True),
+        Row("rules", "AsymEP", 90.0, settings=centred | {"correction": "asymep"}, adam=True),
+        Row("rules", "Dyadic EP", 90.0, rule="dyadic", adam=True),
+        Row("rules", "no correction", 90.0, settings=centred, adam=True),
+        Row("rules", "tied", None, settings=centred, adam=True),
+        Row("rules", "feed-forward backprop", None, rule="backprop", adam=True),
+    ]
+    return made
+
+
+def make_network(row: Row, seed: int) -> eqprop.HopfieldNetwork | eqprop.DirectedNetwork:
+    """The row's network with weights of ``seed``."""
+    shared: dict[str, Any] = {"generator": torch.Generator().manual_seed(seed), "readout": 10}
+    scale: dict[str, Any] = {"initializer": "lecun_normal", "gain": 1.0}
+    if row.loop:
+        names = ("input", "l1", "l2", "out")
+        layers = {
+            n: eqprop.Layer(size, None if n == "input" else "sigmoid") for n, size in zip(names, SIZES, strict=True)
+        }
+        ends = [("input", "l1"), ("l1", "l2"), ("l2", "out"), ("out", "l1")]
+        return eqprop.DirectedNetwork(layers, [eqprop.Dense(a, b, **scale) for a, b in ends], **shared)
+    if row.angle is None:
+        return eqprop.HopfieldNetwork.mlp(*SIZES, activation="sigmoid", **scale, **shared)
+    return eqprop.DirectedNetwork.mlp(*SIZES, activation="sigmoid", feedback_angle=row.angle, **scale, **shared)
+
+
+def make_rule(row: Row, seed: int, tol: float) -> eqprop.Rule:
+    """The row's rule: at most the published sweeps, fewer where all samples have converged to ``tol``."""
+    regularisers: tuple[Any, ...] = ()
+    if row.regulariser is not None:
+        kind, settings = row.regulariser
+        regularisers = (getattr(eqprop, kind)(**settings),)
+    shared: dict[str, Any] = {
+        "cost": "cross-entropy",
+        "solver": eqprop.Synchronous(),
+        "free": eqprop.Stop(tol=tol, max_sweeps=FREE, block=10),
+        "regularisers": regularisers,
+    }
+    if row.rule == "backprop":
+        return eqprop.Backprop(cost="cross-entropy")
+    if row.rule == "dyadic":
+        return eqprop.DyadicEP(beta=0.05, **shared)
+    return eqprop.EquilibriumPropagation(nudged=eqprop.Sweeps(NUDGED), seed=seed, **row.settings, **shared)
+
+
+def make_optimizer(row: Row, network: torch.nn.Module) -> torch.optim.Optimizer:
+    """SGD with momentum, or AdamW where the published run used it."""
+    if row.adam:
+        return torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0)
+    return torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)

@@ -1,0 +1,264 @@
+"""Learning without weight symmetry: contours, initial angles, homeostasis, and every correction side by side.
+
+Re-runs the comparisons of Laborieux & Zenke (2024) on Fashion-MNIST, 784-256-256-10 with a softmax readout. Each row
+and seed is a run folder of its own below --out: a run that was interrupted goes on where it stopped, a finished one is
+kept. `--report` draws the figures and the table from what is finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+import eqprop
+from benchmarks._asymmetry_rows import FREE, NUDGED, Row, make_network, make_optimizer, make_rule, rows
+from benchmarks._common import add_output_options, finish, new_parser, run_main
+from eqprop._checkpoints import atomic_write
+from eqprop._errors import ConfigError, TrainingError
+
+BATCH = 50
+
+
+def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: argparse.Namespace) -> None:
+    """One row and seed; leaves `result.json` in its folder."""
+    result = out / "result.json"
+    if result.exists():
+        return
+    network, rule = make_network(row, seed), make_rule(row, seed, arguments.tol)
+    epochs = row.epochs if arguments.epochs is None else arguments.epochs
+    trainer = eqprop.Trainer(
+        network,
+        rule,
+        make_optimizer(row, network),
+        data,
+        epochs=epochs,
+        batch_size=BATCH,
+        seed=seed,
+        out=out,
+        config={"row": row.name, "rule": rule.spec(), "tol": arguments.tol},
+        resume=(out / "checkpoint").exists(),
+        overwrite=not (out / "checkpoint").exists(),
+        checkpoint_every_steps=500,
+        progress=False,
+    )
+    begin = time.perf_counter()
+    stopped = ""
+    try:
+        trainer.fit()
+    except TrainingError as error:
+        stopped = str(error)
+    test = trainer.test()
+    record = {
+        "row": row.name,
+        "seed": seed,
+        "epochs": trainer.epoch,
+        "accuracy_percent": 100 * test.accuracy,
+        "test_converged_share": test.converged_share,
+        "seconds": time.perf_counter() - begin,
+        "stopped": stopped,
+    } | diagnose(row, seed, network, data)
+    atomic_write(result, json.dumps(record, indent=1).encode(), "the result of a row")
+    print(
+        f"{row.name} seed {seed}: {record['accuracy_percent']:.2f} %, {record['seconds']:.0f} s {stopped}", flush=True
+    )
+
+
+def diagnose(row: Row, seed: int, network: Any, data: eqprop.DataSplits) -> dict[str, Any]:
+    """Alignment of the exact response with the true adjoint, and asymmetry, after training."""
+    if row.rule == "backprop":
+        return {}
+    x, y = next(data.test.batches(200))
+    double, x = network.clone().double(), x.double()
+    stop = eqprop.Stop(tol=1e-10, max_sweeps=2000)
+    probe = eqprop.EquilibriumPropagation(
+        cost="cross-entropy", contour="derivative", readout="tangent", free=stop, nudged=stop
+    )
+    found: dict[str, Any] = {}
+    vectors = eqprop.compare_error_vectors(double, probe, x, y)
+    found["error_vector"] = {layer: m._asdict() if hasattr(m, "_asdict") else vars(m) for layer, m in vectors.items()}
+    free = eqprop.relax(double, double.initial_state(len(x)), double.drive(x), stop=stop)
+    found["unconverged_share"] = float((~free.converged).double().mean())
+    for coordinates in ("activation", "membrane"):
+        loss = eqprop.JacobianHomeostasis(1.0, coordinates=coordinates).loss(double, free.state, double.drive(x))
+        found[f"asymmetry_{coordinates}"] = float(loss.total / loss.norm)
+    if isinstance(network, eqprop.DirectedNetwork):
+        found["weight_angle_degrees"] = eqprop.weight_angles(network)
+    return found
+
+
+def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """Finished runs by row."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(out.glob("*/*/seed*/result.json")):
+        record = json.loads(path.read_bytes())
+        found.setdefault(record["row"], []).append(record)
+    return found
+
+
+def first_hidden(record: Mapping[str, Any]) -> float | None:
+    """Error-vector cosine of the first hidden layer."""
+    vectors = record.get("error_vector")
+    return None if not vectors else float(next(iter(vectors.values()))["cosine"])
+
+
+def summarise(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A line a row: means over seeds, beside the published figure."""
+    lines = []
+    for row in rows():
+        records = found.get(row.name, [])
+        if not records:
+            continue
+        accuracies = [r["accuracy_percent"] for r in records]
+        cosines = [c for r in records if (c := first_hidden(r)) is not None]
+        lines.append(
+            {
+                "group": row.group,
+                "row": row.label,
+                "seeds": len(records),
+                "epochs": max(r["epochs"] for r in records),
+                "accuracy_percent": statistics.fmean(accuracies),
+                "accuracy_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                "first_hidden_cosine": statistics.fmean(cosines) if cosines else None,
+                "relative_error": _mean(records, lambda r: _first(r, "relative_error")),
+                "asymmetry_activation": _mean(records, lambda r: r.get("asymmetry_activation")),
+                "asymmetry_membrane": _mean(records, lambda r: r.get("asymmetry_membrane")),
+                "unconverged_share": _mean(records, lambda r: r.get("unconverged_share")),
+                "seconds_an_epoch": statistics.fmean(r["seconds"] / max(r["epochs"], 1) for r in records),
+                "published": row.published,
+            }
+        )
+    return lines
+
+
+def _first(record: Mapping[str, Any], key: str) -> float | None:
+    vectors = record.get("error_vector")
+    return None if not vectors else float(next(iter(vectors.values()))[key])
+
+
+def _mean(records: list[dict[str, Any]], value: Any) -> float | None:
+    values = [v for r in records if (v := value(r)) is not None]
+    return statistics.fmean(values) if values else None
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The lines as Markdown."""
+    text = [
+        "| group | row | seeds x epochs | accuracy % | first hidden cosine | relative error | asymmetry (act. / memb.) "
+        "| unconverged | s an epoch | published |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines:
+        spread = "" if line["accuracy_deviation"] is None else f" +- {line['accuracy_deviation']:.2f}"
+        cells = [
+            line["group"],
+            line["row"],
+            f"{line['seeds']} x {line['epochs']}",
+            f"{line['accuracy_percent']:.2f}{spread}",
+            _cell(line["first_hidden_cosine"]),
+            _cell(line["relative_error"]),
+            f"{_cell(line['asymmetry_activation'])} / {_cell(line['asymmetry_membrane'])}",
+            _cell(line["unconverged_share"]),
+            f"{line['seconds_an_epoch']:.0f}",
+            line["published"],
+        ]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def draw(lines: list[dict[str, Any]]) -> Figure:
+    """A panel a group: accuracy as bars, the first hidden layer's error-vector cosine as points."""
+    groups = list(dict.fromkeys(line["group"] for line in lines))
+    figure = Figure(figsize=(9, 0.5 + sum(0.55 + 0.28 * sum(v["group"] == g for v in lines) for g in groups)))
+    figure.set_layout_engine("constrained")
+    heights = [1 + sum(line["group"] == g for line in lines) for g in groups]
+    axes = figure.subplots(len(groups), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
+    for (left, right), group in zip(axes, groups, strict=True):
+        mine = [line for line in lines if line["group"] == group]
+        names = [line["row"] for line in mine]
+        places = range(len(mine))
+        left.barh(places, [v["accuracy_percent"] for v in mine], xerr=[v["accuracy_deviation"] or 0.0 for v in mine])
+        left.set(yticks=list(places), yticklabels=names, title=f"{group}: test accuracy (%)")
+        low = min(v["accuracy_percent"] for v in mine)
+        left.set_xlim(max(0.0, low - 3), min(100.0, max(v["accuracy_percent"] for v in mine) + 1))
+        cosines = [float("nan") if v["first_hidden_cosine"] is None else v["first_hidden_cosine"] for v in mine]
+        right.plot(cosines, list(places), "o", color="tab:red")
+        right.axvline(1.0, color="0.7", linewidth=0.8)
+        right.set(yticks=[], ylim=left.get_ylim(), xlim=(-0.2, 1.05), title="error-vector cosine, first hidden layer")
+        left.invert_yaxis()
+        right.invert_yaxis()
+    return figure
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Train what is missing, then report what there is."""
+    chosen = [r for r in rows() if any(fnmatch.fnmatch(r.name, pattern) for pattern in arguments.rows)]
+    if not chosen:
+        raise ConfigError(
+            f"--rows: got {arguments.rows}, which match none of {', '.join(r.name for r in rows())}; write "
+            "--rows 'angle/*'"
+        )
+    out = Path(arguments.out)
+    if not arguments.report:
+        data = eqprop.load_dataset("fashion-mnist", arguments.data)
+        for seed in range(arguments.seeds):
+            for row in chosen:
+                train(row, seed, data, out / row.name / f"seed{seed}", arguments)
+    lines = summarise(collect(out))
+    if not lines:
+        raise ConfigError(f"--report: found no finished run below {out.name}, needed at least one")
+    print(table(lines))
+    run = eqprop.Run.create(out / "report", {"rows": [line["row"] for line in lines]}, overwrite=True)
+    run.save_figure("asymmetry", draw(lines))
+    by_name = {(line["group"], line["row"]): line for line in lines}
+    headline = []
+    for label, target in (("off", "<= 0.5"), ("activation", ">= 0.9")):
+        line = by_name.get(("homeostasis", label))
+        if line is not None:
+            name = f"first hidden cosine from 90 degrees, homeostasis {label}, {line['seeds']} seeds x {line['epochs']}"
+            headline.append({"name": name, "value": line["first_hidden_cosine"], "unit": "", "target": target})
+            headline.append({"name": f"accuracy, homeostasis {label}", "value": line["accuracy_percent"], "unit": "%"})
+    headline = headline or [{"name": lines[0]["row"], "value": lines[0]["accuracy_percent"], "unit": "%"}]
+    finish(
+        arguments,
+        title="Learning without weight symmetry, Fashion-MNIST 784-256-256-10",
+        headline=headline,
+        details={"rows": lines, "sweeps": {"free": FREE, "nudged": NUDGED}, "seeds": list(range(arguments.seeds))},
+        device=torch.device("cpu"),
+        run=run,
+    )
+
+
+def options() -> argparse.ArgumentParser:
+    """Command line of this script."""
+    made = new_parser("benchmarks.asymmetry", __doc__ or "")
+    suite = made.add_argument_group("suite")
+    suite.add_argument(
+        "--rows", nargs="+", metavar="PATTERN", default=["*"], help="rows to train, as 'angle/*' 'loop/*'"
+    )
+    suite.add_argument("--seeds", type=int, default=3, help="seeds a row")
+    suite.add_argument("--epochs", type=int, metavar="N", help="epochs of every row (default: the row's own)")
+    suite.add_argument("--data", metavar="DIR", help="folder with Fashion-MNIST (default: cache, or download)")
+    suite.add_argument(
+        "--tol", type=float, default=1e-6, help="the free phase ends early where all samples are within this residual"
+    )
+    suite.add_argument("--report", action="store_true", help="train nothing; table and figures of what is finished")
+    add_output_options(made, Path("runs/asymmetry"))
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(main, options(), make_run=False))
