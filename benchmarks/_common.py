@@ -150,7 +150,7 @@ def finish(
     device: torch.device | None = None,
     run: Run | None = None,
 ) -> dict[str, Any]:
-    """Write summary.json into the run folder, print the headline figures, and with --record keep a copy in results/.
+    """Write summary.json into the run folder, print the headline figures, and with --record keep a copy in results/, pictures too.
 
     Args:
         arguments: what the parser gave.
@@ -180,6 +180,10 @@ def finish(
     print(f"written to {run.folder}")
     if arguments.record is not None:
         atomic_write(RESULTS / f"{arguments.record}.json", path.read_bytes(), "the recorded result")
+        # of several seeds, each with a run folder of its own, the figures of the first
+        folder = min([run.folder, *run.folder.glob("seed-*")], key=lambda f: (not (f / "figures").is_dir(), f))
+        for picture in sorted(folder.glob("figures/*.png")):
+            atomic_write(RESULTS / f"{arguments.record}-{picture.name}", picture.read_bytes(), "a recorded figure")
         print(f"recorded in benchmarks/results/{arguments.record}.json; `python -m benchmarks.table` renews the README")
     return summary
 

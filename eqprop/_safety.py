@@ -87,7 +87,6 @@ class ContourChoice:
     table: tuple[ContourRow, ...]
 
 
-@torch.no_grad()
 def choose_contour(
     network: Network,
     rule: Rule,
@@ -110,7 +109,9 @@ def choose_contour(
         real contour      disagreement / (1 - 2^-order): Richardson; order 1 (one-sided), 2 (centred)
 
     The points of a Cauchy contour are doubled while that pays, up to ``max_points``; ``N/2`` points are every second
-    one of the same circle and cost nothing. Residuals show up in all these numbers, the more the smaller ``|beta|``.
+    one of the same circle and cost nothing. Residuals show up in all these numbers, the more the smaller ``|beta|``;
+    but what all phases lack alike, because they stop at a loose tolerance, none of them shows: up to about
+    ``residual / (|beta| |response|)``.
 
     Args:
         network, rule, x, y: as of ``rule.backward``; a batch like those to come. ``.grad`` is left alone.
@@ -174,8 +175,11 @@ def _chosen(rule: EquilibriumPropagation, row: ContourRow, table: list[ContourRo
     if not changes:
         reason = f"beta {row.beta:g} is safe on this batch: expected error {row.error:.2g}; nothing was changed"
         return ContourChoice(rule, row.beta, row.points, reason, tuple(table))
-    why = f"; {table[-2]}" if len(table) > 1 else "; the largest nudge asked for is safe"
-    reason = f"choose_contour changed {' and '.join(changes)}{why}"
+    # what ruled out the next larger nudge, and what asked for more points at this one
+    larger = [r for r in table if r.beta != row.beta][-1:]
+    fewer = [r for r in table[:-1] if r.beta == row.beta][-1:]
+    why = "; ".join(map(str, larger + fewer)) or "the largest nudge asked for is safe"
+    reason = f"choose_contour changed {' and '.join(changes)}: {why}"
     warnings.warn(reason, ContourWarning, stacklevel=3)
     return ContourChoice(_with(rule, row.beta, row.points), row.beta, row.points, reason, tuple(table))
 

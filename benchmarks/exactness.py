@@ -1,0 +1,180 @@
+"""Which contours and corrections give exact gradients: tied, untied and looped networks in float64.
+
+Random networks with sigmoid(4z - 2), squared error and cross-entropy; the truth is implicit differentiation. Shows the
+error of the Cauchy contour against the number of points and against beta, with and without AsymEP, and where plain
+contours stall for want of symmetry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import linregress
+
+import eqprop
+from benchmarks._common import add_output_options, finish, new_parser, run_main
+from eqprop import Dense, DirectedNetwork, HopfieldNetwork, Layer
+
+EXACT = eqprop.Stop(tol=1e-15, max_sweeps=4000)
+COSTS = ("squared-error", "cross-entropy")
+KINDS = ("tied", "untied", "loop")
+POINTS = (1, 2, 3, 4, 6, 8, 12, 16)
+# each order N is fitted where its error is above rounding and beta^N still leads
+BETAS = (0.2, 0.1, 0.05, 0.025)
+CENTRED = (0.016, 0.008, 0.004, 0.002, 0.001)
+
+
+def network(kind: str, cost: str, seed: int) -> HopfieldNetwork | DirectedNetwork:
+    """A random 12-10-8-6 network: tied, untied at 90 degrees, or the loop a -> b -> c -> a."""
+    shared: dict[str, Any] = {
+        "generator": torch.Generator().manual_seed(seed),
+        "dtype": torch.float64,
+        "readout": 6 if cost == "cross-entropy" else None,
+    }
+    if kind == "loop":
+        layers = {"x": Layer(12)} | {n: Layer(size, "sigmoid") for n, size in (("a", 10), ("b", 8), ("c", 6))}
+        ends = [("x", "a"), ("a", "b"), ("b", "c"), ("c", "a")]
+        return DirectedNetwork(layers, [Dense(a, b, gain=0.5) for a, b in ends], **shared)
+    if kind == "tied":
+        return HopfieldNetwork.mlp(12, 10, 8, 6, activation="sigmoid", **shared)
+    return DirectedNetwork.mlp(12, 10, 8, 6, activation="sigmoid", feedback_angle=90.0, **shared)
+
+
+def measure(kind: str, cost: str, seed: int, correction: str | None) -> dict[str, list[float]]:
+    """Relative gradient error of the Cauchy contour over points and over beta, and of the centred contour."""
+    net = network(kind, cost, seed)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    x = torch.rand(8, 12, generator=generator, dtype=torch.float64)
+    y = torch.randint(0, 6, (8,), generator=generator)
+    truth = flat(eqprop.gradients(net, eqprop.ImplicitGradient(cost=cost, free=EXACT), x, y))
+
+    def error(beta: float, points: int) -> float:
+        rule = eqprop.EquilibriumPropagation(
+            cost=cost,
+            contour="cauchy",
+            points=points,
+            beta=beta,
+            readout="tangent",
+            correction=correction,
+            free=EXACT,
+            nudged=EXACT,
+        )
+        return float((flat(eqprop.gradients(net, rule, x, y)) - truth).norm() / truth.norm())
+
+    found = {"points": [error(0.05, n) for n in POINTS], "centred": [error(b, 2) for b in CENTRED]}
+    return found | {f"N = {n}": [error(b, n) for b in BETAS] for n in (1, 2, 4)}
+
+
+def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
+    """All gradients as one vector."""
+    return torch.cat([g.flatten() for g in gradients.values()])
+
+
+def slope(betas: Sequence[float], values: Sequence[float]) -> float:
+    """Exponent p of error ~ beta^p."""
+    return float(linregress([math.log(b) for b in betas], [math.log(v) for v in values]).slope)
+
+
+Found = dict[tuple[str, str, str | None], list[dict[str, list[float]]]]
+
+
+def draw(found: Found) -> Figure:
+    """Error against the number of points at beta = 0.05; a panel a cost, a colour a network, dashed without AsymEP."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axes = figure.subplots(1, len(COSTS), sharey=True)
+    colours = dict(zip(KINDS, ("tab:blue", "tab:orange", "tab:green"), strict=True))
+    for axis, cost in zip(axes, COSTS, strict=True):
+        for kind in KINDS:
+            for correction, dashes in ((None, "--"), ("asymep", "-")):
+                runs = found[kind, cost, correction]
+                values = torch.tensor([r["points"] for r in runs], dtype=torch.float64)
+                label = f"{kind}, {'AsymEP' if correction else 'plain'}"
+                axis.semilogy(
+                    POINTS, values.median(0).values, dashes, marker="o", ms=3, color=colours[kind], label=label
+                )
+                low, high = values.amin(0), values.amax(0)
+                axis.fill_between(POINTS, low, high, color=colours[kind], alpha=0.12, linewidth=0)
+        axis.set(xlabel="points N of the contour, beta = 0.05", title=cost)
+        axis.grid(True, alpha=0.3)
+    axes[0].set_ylabel("relative gradient error")
+    axes[-1].legend(fontsize=8, loc="upper right")
+    return figure
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Measure, draw and record."""
+    seeds = range(arguments.seeds)
+    found: Found = {
+        (kind, cost, correction): [measure(kind, cost, seed, correction) for seed in seeds]
+        for kind in KINDS
+        for cost in COSTS
+        for correction in (None, "asymep")
+    }
+    arguments.run.save_figure("exactness", draw(found))
+    last = POINTS.index(16)
+
+    def over(kinds: Sequence[str], correction: str | None, key: str, place: int) -> list[float]:
+        return [r[key][place] for (k, _, c), runs in found.items() if k in kinds and c == correction for r in runs]
+
+    untied = ("untied", "loop")
+    corrected = [r for (k, _, c), runs in found.items() if k in untied and c == "asymep" for r in runs]
+    exponents = {n: [slope(BETAS, r[f"N = {n}"]) for r in corrected] for n in (1, 2, 4)}
+    centred = [slope(CENTRED, r["centred"]) for r in corrected]
+    stall = over(untied, None, "points", last)
+    headline: list[dict[str, Any]] = [
+        {
+            "name": "worst error, tied, N = 16",
+            "value": max(over(("tied",), None, "points", last)),
+            "target": "<= 1e-10",
+        },
+        {
+            "name": "worst error, untied and loop, AsymEP, N = 16",
+            "value": max(over(untied, "asymep", "points", last)),
+            "target": "<= 1e-10",
+        },
+        {
+            "name": "worst error, untied and loop, centred AsymEP, beta = 1e-3",
+            "value": max(over(untied, "asymep", "centred", -1)),
+            "target": "<= 1e-5",
+        },
+        {"name": "its slope in beta, farthest from 2", "value": max(centred, key=lambda v: abs(v - 2))},
+        *(
+            {"name": f"median exponent of beta, AsymEP, N = {n}", "value": float(torch.tensor(v).median())}
+            for n, v in exponents.items()
+        ),
+        {"name": "plain contours, untied and loop, N = 16: least error", "value": min(stall)},
+        {"name": "plain contours, untied and loop, N = 16: greatest error", "value": max(stall)},
+    ]
+    finish(
+        arguments,
+        title="Exact gradients at a finite nudge, float64, against implicit differentiation",
+        headline=[{"unit": ""} | figure for figure in headline],
+        details={
+            "seeds": list(seeds),
+            "points": POINTS,
+            "median_error_over_points": {
+                f"{kind}, {cost}, {correction or 'plain'}": torch.tensor([r["points"] for r in runs])
+                .median(0)
+                .values.tolist()
+                for (kind, cost, correction), runs in found.items()
+            },
+        },
+    )
+
+
+def options() -> argparse.ArgumentParser:
+    """Command line of this script."""
+    made = new_parser("benchmarks.exactness", __doc__ or "")
+    made.add_argument_group("suite").add_argument("--seeds", type=int, default=16, help="random networks of each kind")
+    add_output_options(made, Path("runs/exactness"))
+    return made
+
+
+if __name__ == "__main__":
+    run_main(main, options())
