@@ -150,7 +150,7 @@ def finish(
     device: torch.device | None = None,
     run: Run | None = None,
 ) -> dict[str, Any]:
-    """Write summary.json into the run folder, print the headline figures, and with --record keep a copy in results/, pictures too.
+    """Write summary.json into the run folder, print the headline figures, and with --record keep copies in results/.
 
     Args:
         arguments: what the parser gave.

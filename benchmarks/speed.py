@@ -16,6 +16,7 @@ import torch
 import eqprop
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
 from benchmarks._timing import medians
+from eqprop._complex import ComplexCostNudge, ComplexSystem
 
 
 def products(layers: list[int], batch: int, sweeps: int, device: torch.device, *, stacked: bool) -> Callable[[], None]:
@@ -97,8 +98,8 @@ def parts(layers: list[int], batch: int, sweeps: int, device: torch.device) -> d
     }
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Run the suite and record it."""
+def step_suite(arguments: argparse.Namespace) -> None:
+    """A step of centred EP against its products."""
     device = device_named(arguments.device)
     layers, batch, n = sizes(arguments.network), arguments.batch_size, arguments.sweeps
     # the tolerance is never met, so that every sweep is done and every block assessed
@@ -137,10 +138,84 @@ def main(arguments: argparse.Namespace) -> None:
     )
 
 
+def rule_suite(arguments: argparse.Namespace) -> None:
+    """What homeostasis adds to a step of generalised EP, and a complex phase against a real one.
+
+    784-256-256-10 with a softmax readout, sigmoid(4z - 2), 150 free and 20 nudged synchronous sweeps, batch 50.
+    """
+    device, batch = device_named(arguments.device), 50
+    generator = torch.Generator().manual_seed(0)
+    network = eqprop.DirectedNetwork.mlp(
+        784, 256, 256, 10, activation="sigmoid", readout=10, feedback_angle=90.0, generator=generator
+    ).to(device)
+    x = torch.rand(batch, 784, generator=generator).to(device)
+    y = torch.randint(0, 10, (batch,), generator=generator).to(device)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    shared = {"cost": "cross-entropy", "solver": eqprop.Synchronous(), "readout": "tangent", "beta": 0.05}
+    shared |= {"free": eqprop.Sweeps(150), "nudged": eqprop.Sweeps(20)}
+
+    def step(*regularisers: eqprop.Regulariser) -> Callable[[], None]:
+        rule = eqprop.EquilibriumPropagation(regularisers=regularisers, **shared)  # type: ignore[arg-type]
+
+        def run() -> None:
+            optimizer.zero_grad()
+            rule.backward(network, x, y)
+            optimizer.step()
+
+        return run
+
+    homeostasis = eqprop.JacobianHomeostasis
+    candidates: dict[str, Callable[[], object]] = {
+        "step": step(),
+        "step + homeostasis, activation": step(homeostasis(0.01)),
+        "step + homeostasis, membrane": step(homeostasis(0.01, coordinates="membrane")),
+        "step + homeostasis, 5 probes": step(homeostasis(0.01, estimator="symmetric")),
+    }
+    drive, state = network.drive(x), network.initial_state(batch)
+    lifted, target = ComplexSystem(network), torch.nn.functional.one_hot(y, 10).to(x.dtype)
+    pair_drive, pair_state = lifted.lift_drive(drive), lifted.lift_state(state)
+    cost, beta = eqprop.cost("cross-entropy"), torch.full((batch, 1), 0.05, device=device)
+    nudge = eqprop.CostNudge(network, cost, target, beta)
+    pair_nudge = ComplexCostNudge(network, cost, target, torch.cat([0 * beta, beta]))
+    options = {"solver": eqprop.Synchronous(), "stop": eqprop.Sweeps(20)}
+    phases: dict[str, Callable[[], object]] = {
+        "real phase": lambda: eqprop.relax(network, state, drive, nudge, **options),  # type: ignore[arg-type]
+        "complex phase": lambda: eqprop.relax(lifted, pair_state, pair_drive, pair_nudge, **options),  # type: ignore[arg-type]
+    }
+    times = medians(candidates | phases, rounds=arguments.rounds, calls=3)
+    print(f"784-256-256-10, batch {batch}, {device}, {torch.get_num_threads()} thread(s)")
+    for name, seconds in times.items():
+        print(f"  {name:32s} {1e3 * seconds:8.3f} ms")
+    headline = [
+        {"name": name, "value": 100 * (times[name] / times["step"] - 1), "unit": "%", "target": "<= 20"}
+        for name in list(candidates)[1:]
+    ]
+    ratio = times["complex phase"] / times["real phase"]
+    finish(
+        arguments,
+        title="Cost of homeostasis and of a complex phase, 784-256-256-10, batch 50",
+        headline=[
+            *headline,
+            {"name": "complex phase against a real one", "value": ratio, "unit": "x", "target": "<= 3.5"},
+        ],
+        details={"seeds": [0], "median_seconds": times, "steps": 3 * arguments.rounds},
+        device=device,
+    )
+
+
+SUITES = {"step": step_suite, "rules": rule_suite}
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the chosen suite."""
+    SUITES[arguments.suite](arguments)
+
+
 def options() -> argparse.ArgumentParser:
     """Command line of this script."""
     made = new_parser("benchmarks.speed", __doc__ or "")
     suite = made.add_argument_group("suite")
+    suite.add_argument("--suite", choices=SUITES, default="step", help="step: against products; rules: extra costs")
     suite.add_argument("--network", default="784-1024-10", help="units of each layer")
     suite.add_argument("--batch-size", type=int, default=16, help="samples a step")
     suite.add_argument("--sweeps", type=int, default=15, help="sweeps of each phase")

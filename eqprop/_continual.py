@@ -36,8 +36,11 @@ class ContinualEP(Rule):
     ``sum_t g_t`` to ``.grad``: a step of plain SGD at the same rates (``network.parameter_groups(rates)``) ends at
     ``theta_n``, as C-EP does; any other optimiser uses the gradient its own way. As the rates go to 0, ``sum_t g_t``
     becomes that of one-sided EP with as many sweeps, exactly with an energy, to O(beta) without (whose presynaptic
-    states move). The readout outside the dynamics, where there is one, keeps its parameters during the sweeps and has
-    its exact gradient at ``s_0``.
+    states move).
+
+    Weights that move also move the state: with inputs ``x`` the sweeps run away above a ``rate |x|^2 / beta`` of about 1,
+    so that rates are a tenth to a hundredth of those of EP. The readout outside the dynamics, where there is one, keeps
+    its parameters during the sweeps and has its exact gradient at ``s_0``.
 
     Args:
         beta: nudge strength, other than 0; positive values lower the loss.
@@ -136,19 +139,16 @@ class ContinualEP(Rule):
             network.add_tangent_gradient(before, direction, x)
 
     def _moving(self, network: Network) -> list[tuple[nn.Parameter, float]]:
-        """The parameters of the dynamics and their rates."""
-        outside = set() if network.readout is None else {id(p) for p in network.readout.parameters()}
+        """The parameters and their rates; those of a readout are among them, but no increment reaches them."""
         if isinstance(network, GraphNetwork):
             groups = network.parameter_groups(self.rates)
-            pairs = [(p, float(group["lr"])) for group in groups for p in group["params"]]
-        elif isinstance(self.rates, int | float):
-            pairs = [(p, float(self.rates)) for p in network.parameters() if p.requires_grad]
-        else:
-            raise ConfigError(
-                f"rates: got {len(self.rates)} for a {type(network).__name__}, which has no connections to match them "
-                "with; write one rate, as rates=0.05"
-            )
-        return [(p, rate) for p, rate in pairs if id(p) not in outside]
+            return [(p, float(group["lr"])) for group in groups for p in group["params"]]
+        if isinstance(self.rates, int | float):
+            return [(p, float(self.rates)) for p in network.parameters() if p.requires_grad]
+        raise ConfigError(
+            f"rates: got {len(self.rates)} for a {type(network).__name__}, which has no connections to match them "
+            "with; write one rate, as rates=0.05"
+        )
 
 
 @contextmanager

@@ -42,7 +42,8 @@ class OscillatingEP(Rule):
     Guard: trajectories that do not settle into the rhythm of the nudge make the average worthless, and published runs
     have collapsed this way. A sample enters the gradient only if its averages are finite, its last residual is at most
     ``max_residual`` and its responses of the last two periods differ, in the largest unit, by at most ``tolerance``
-    times (the largest response + 1e-3). ``RuleStep.counted`` has the mask.
+    times (the largest response + 1e-3). ``RuleStep.counted`` has the mask. A swing whose period divides ``points *
+    sweeps`` repeats itself in every period of the nudge: only the residual shows it.
 
     Args:
         beta: radius of the circle, other than 0; below 1 for a squared error.
@@ -127,17 +128,13 @@ class OscillatingEP(Rule):
         rounds: list[_Round] = []
         network.begin_phase(0)  # a single one
         for _ in range(self.periods):
-            # sum_k 1 / beta_k = 0: any constant may be taken from the states, so that nothing large cancels
-            origin = tuple(s[:batch] for s in state)
             total: _Round | None = None
             for nudge, weight in zip(nudges, weights, strict=True):
                 solution = relax(system, state, full, nudge, solver=self.solver, stop=Sweeps(self.sweeps))
                 state = solution.state
                 seen = network.measure(state, 0)
                 phase = Phase(seen, weight, 1, paired=self.points > 2)
-                one = _Round(
-                    tuple(s[:batch] / self.points for s in seen), network.response([phase], origin), solution.residual
-                )
+                one = _Round(tuple(s[:batch] / self.points for s in seen), network.response([phase]), solution.residual)
                 total = one if total is None else total.plus(one)
             if total is not None:
                 rounds.append(total)

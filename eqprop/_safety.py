@@ -159,8 +159,6 @@ def choose_contour(
 
 
 def _with(rule: EquilibriumPropagation, beta: float, points: int) -> EquilibriumPropagation:
-    if (beta, points) == (rule.beta, rule.points) and rule.contour != "random-sign":
-        return rule
     changed = replace(rule, beta=beta, points=points)
     changed.generator.set_state(rule.generator.get_state())  # the draws of a run go on where they were
     return changed

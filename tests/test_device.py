@@ -360,9 +360,12 @@ def test_an_answer_one_block_late_changes_nothing(
     x = inputs(net, 6, device)
     arguments: Any = (net, net.initial_state(6), net.drive(x))
     options: dict[str, Any] = {"solver": SOLVERS[solver], "stop": Stop(1e-7, 200, block=4)}
+    seen: list[int] = []
     prompt = eqprop.relax(*arguments, **options)
     monkeypatch.setattr(relaxation, "_Look", LateLook)
-    assert bool(prompt.converged.all()) and same(prompt, eqprop.relax(*arguments, **options))
+    late = eqprop.relax(*arguments, **options, observer=lambda k, s: seen.append(k))
+    assert bool(prompt.converged.all()) and same(prompt, late)
+    assert len(seen) == int(prompt.sweeps.max()) + 4  # the block that runs while the answer is on its way
 
 
 # -- the modes themselves can fail -------------------------------------------------------------------------------------

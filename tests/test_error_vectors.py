@@ -135,6 +135,17 @@ def test_a_layer_without_any_error_has_no_cosine(device: torch.device) -> None:
     assert math.isnan(found["hidden1"].cosine) and found["output"].relative_error < 1e-8
 
 
+def test_a_sample_without_any_error_has_no_cosine(device: torch.device) -> None:
+    net = untied(device)
+    x, _ = data(net, device)
+    y = DERIVATIVE.predict(net, x)
+    y[1:] = 0.0
+    found = compare_error_vectors(net, DERIVATIVE, x, y)["hidden1"]
+    others = compare_error_vectors(net, DERIVATIVE, x[1:], y[1:])["hidden1"]
+    assert (found.samples, others.samples) == (5, 4)
+    assert found[:4] == pytest.approx(others[:4], rel=1e-9)
+
+
 def test_a_rule_without_an_error_vector_is_refused(device: torch.device) -> None:
     net = untied(device)
     with pytest.raises(ConfigError, match="ImplicitGradient has no error vector.*EquilibriumPropagation"):

@@ -260,6 +260,14 @@ def test_gmres_with_restarts_solves_what_its_basis_cannot_span(device: torch.dev
     torch.testing.assert_close(x, torch.linalg.solve(a, b), rtol=1e-8, atol=1e-9)
 
 
+def test_gmres_keeps_its_basis_orthogonal_on_ill_conditioned_systems(device: torch.device) -> None:
+    """Singular values over six decades: one pass of Gram-Schmidt stalls at 1e-5."""
+    a, b = systems(3, 30, device, 0.3)
+    q, _ = torch.linalg.qr(torch.randn(3, 30, 30, generator=seeded(2), dtype=torch.float64))
+    a = ((q * torch.logspace(0, -6, 30, dtype=torch.float64)) @ q.mT).to(device) @ a
+    assert float(solve(a, b, 0.0, 30, 30)[1].max()) < 1e-8
+
+
 def test_gmres_minimises_the_residual_over_the_krylov_space(device: torch.device) -> None:
     """After ``m`` iterations: least squares on ``A [b, A b, ..., A^(m-1) b]``."""
     a, b = systems(3, 20, device)

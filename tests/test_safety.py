@@ -145,6 +145,15 @@ def test_a_real_contour_is_judged_by_half_the_nudge(contour: str, order: int, de
     assert choice.rule is rule
 
 
+def test_the_worst_layer_counts(device: torch.device) -> None:
+    net, x, y = strongly_coupled(device)
+    rule = EquilibriumPropagation(beta=0.02, contour="centred", cost="cross-entropy", **TANGENT)
+    (row,) = choose_contour(net, rule, x, y).table
+    whole, half = (replace(rule, beta=b).error_vector(net, x, y)[1] for b in (0.02, 0.01))
+    ratios = [float((a - b).norm() / b.norm()) for a, b in zip(whole, half, strict=True)]
+    assert row.disagreement == pytest.approx(max(ratios)) and min(ratios) < 0.9 * max(ratios)
+
+
 @pytest.mark.parametrize("contour", ["one-sided", "centred", "cauchy"])
 def test_the_error_that_is_promised_is_kept_on_a_strongly_coupled_network(contour: str, device: torch.device) -> None:
     net, x, y = strongly_coupled(device)
@@ -204,7 +213,7 @@ def test_the_largest_safe_of_the_given_nudges_is_taken_in_any_order(device: torc
     assert choice.beta == 0.1 and choice.table[0].beta == 0.1
     with pytest.warns(ContourWarning, match="from 0.1 to -0.01"):
         rule = EquilibriumPropagation(beta=0.1, contour="one-sided", cost=ConstantForce(), **TANGENT)
-        assert choose_contour(net, rule, x, y, betas=[-0.5, -0.01]).beta == -0.01
+        assert choose_contour(net, rule, x, y, betas=[-0.005, -0.5, -0.01]).beta == -0.01
 
 
 def test_lost_phases_speak_against_a_nudge_and_a_few_are_allowed(device: torch.device) -> None:
@@ -230,6 +239,14 @@ def test_samples_whose_free_phase_is_lost_do_not_count(device: torch.device) -> 
     residuals = rule.settle(net, net.drive(x), None).residual
     rule = replace(rule, free=Sweeps(8, tol=float(residuals.sort().values[2])), nudged=Sweeps(300, tol=1e-9))
     assert choose_contour(net, rule, x, y).table[0].unconverged == 0.0
+    # hardly nudged and cut short, what the free phase lacks is lost in the nudged phases too
+    rule = replace(rule, beta=1e-8, nudged=Sweeps(1))
+    nudged = torch.stack([s.residual for s in rule.backward(net, x, y).nudged]).amax(0)
+    lost, kept = nudged[residuals > rule.free.tol], nudged[residuals <= rule.free.tol]
+    assert len(lost) == 1 and float(lost) > 1.01 * float(kept.max()), "a test of nothing"
+    rule = replace(rule, nudged=Sweeps(1, tol=1.005 * float(kept.max())))
+    row = choose_contour(net, rule, x, y, tolerance=1e9).table[0]
+    assert row.unconverged == 0.0 and row.residual == pytest.approx(float(kept.max()))
     with pytest.raises(ConfigError, match="free phase converged on none of the 4 samples.*more sweeps"):
         choose_contour(net, replace(rule, free=Sweeps(8, tol=0.0)), x, y)
 
@@ -284,18 +301,21 @@ def directly(net: Network, rule: EquilibriumPropagation, x: Tensor, y: Tensor, b
     """The residual of one complex nudge, relaxed alone."""
     drive = net.drive(x)
     free = rule.settle(net, drive, None).state
-    lifted = ComplexSystem(net)
     target = rule.loss_function.target(y, net.output(free))
     stacked = torch.tensor([beta.real] * len(x) + [beta.imag] * len(x), dtype=x.dtype, device=x.device)[:, None]
     nudge = ComplexCostNudge(net, rule.loss_function, target, stacked)
+    system, drive = net.adjoint_dynamics(free, drive) if rule.correction else (net, drive)
+    lifted = ComplexSystem(system)
     found = relax(lifted, lifted.lift_state(free), lifted.lift_drive(drive), nudge, stop=Sweeps(sweeps))
     return float(found.residual.max())
 
 
-@pytest.mark.parametrize("resolution", [8, 9])
-def test_the_map_is_symmetric_and_agrees_with_single_relaxations(resolution: int, device: torch.device) -> None:
+@pytest.mark.parametrize(("resolution", "correction"), [(8, None), (9, None), (9, "asymep")])
+def test_the_map_is_symmetric_and_agrees_with_single_relaxations(
+    resolution: int, correction: str | None, device: torch.device
+) -> None:
     net, x, y = strongly_coupled(device)
-    rule = holomorphic(0.1, cost="cross-entropy")
+    rule = holomorphic(0.1, cost="cross-entropy", correction=correction)
     found = residual_map(net, rule, x, y, radius=0.6, resolution=resolution, stop=Sweeps(12))
     assert found.log10_residual.shape == found.betas.shape == (resolution, resolution)
     assert torch.equal(found.log10_residual, found.log10_residual.flip(0))

@@ -27,7 +27,19 @@ from eqprop import (
     Trajectory,
 )
 from eqprop._solvers import Problem, Step
-from tests.helpers import NETWORKS, SOLVERS, TIED, State, distance, inputs, linear_network, network, seeded, slope
+from tests.helpers import (
+    NETWORKS,
+    SOLVERS,
+    TIED,
+    TIGHT,
+    State,
+    distance,
+    inputs,
+    linear_network,
+    network,
+    seeded,
+    slope,
+)
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 every_solver = pytest.mark.parametrize("solver", SOLVERS)
@@ -227,6 +239,52 @@ def test_without_its_safeguard_mixing_fails_there(device: torch.device) -> None:
         solution = settle(net, inputs(net, 8, device), Unsafeguarded(), Stop(1e-8, 1000, 5))
         failed += int((~solution.converged).sum())
     assert failed > 3
+
+
+def path(net: Network, x: Tensor, solver: Any, stop: Any) -> tuple[list[State], eqprop.Solution]:
+    """All states of a relaxation, the start first, and its solution."""
+    states = [net.initial_state(len(x))]
+    solution = settle(net, x, solver, stop, observer=lambda _, s: states.append(tuple(v.clone() for v in s)))
+    return states, solution
+
+
+def swept(net: Network, x: Tensor, state: State) -> State:
+    return eqprop.relax(net, state, net.drive(x), stop=Sweeps(1)).state
+
+
+def test_anderson_goes_back_to_its_best_iterate_where_the_residual_has_grown_by_patience(device: torch.device) -> None:
+    seen = 0
+    for seed in range(5):
+        net = strong(seed, "relu6", 1.0, device)
+        for x in inputs(net, 8, device).split(1):
+            states, _ = path(net, x, Anderson(patience=2.0), Sweeps(12))
+            sizes = [distance(swept(net, x, s), s) for s in states]
+            # the first such iterate, before the other safeguard (no progress in 10 steps) may have acted
+            grown = [k for k in range(1, 9) if sizes[k] > 2.0 * min(sizes[:k])]
+            if grown:
+                best = min(range(grown[0]), key=sizes.__getitem__)
+                assert distance(states[grown[0] + 1], swept(net, x, states[best])) < 1e-12
+                seen += 1
+    assert seen > 5
+
+
+@pytest.mark.parametrize("name", ["one-layer", "chain-tanh", "chain-hard_sigmoid", "loop"])
+def test_anderson_at_rest_stays_at_rest(name: str, device: torch.device) -> None:
+    """Where all residuals are zero there is nothing to mix by."""
+    net = network(name, device)
+    x = inputs(net, 3, device)
+    rest = settle(net, x, Alternating(), TIGHT, throw=True).state
+    again = eqprop.relax(net, rest, net.drive(x), solver=Anderson(), stop=Sweeps(9)).state
+    assert distance(rest, again) < 1e-12
+
+
+def test_anderson_returns_the_plain_image_of_the_state_whose_residual_it_reports(device: torch.device) -> None:
+    net = network("chain-tanh", device)
+    x = inputs(net, 1, device)
+    states, solution = path(net, x, Anderson(), Stop(1e-6, 100, block=1))
+    image = swept(net, x, states[-2])
+    assert distance(solution.state, image) == 0.0 and distance(states[-1], image) > 0.0
+    assert float(solution.residual) == distance(image, states[-2])
 
 
 @pytest.mark.parametrize("sweep", [Alternating(), Synchronous()])
