@@ -153,7 +153,7 @@ def _mean(records: list[dict[str, Any]], value: Any) -> float | None:
 def table(lines: list[dict[str, Any]]) -> str:
     """The lines as Markdown."""
     text = [
-        "| group | row | seeds x epochs | accuracy % | first hidden cosine | relative error | asymmetry (act. / memb.) "
+        "| group | row | seeds x epochs | accuracy % | first hidden cosine | relative error | S / norm (act. / memb.) "
         "| unconverged | s an epoch | published |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -84,6 +84,7 @@ from eqprop._runs import Run as Run
 from eqprop._runs import load as load
 from eqprop._runs import system_record as system_record
 from eqprop._safety import ContourChoice as ContourChoice
+from eqprop._safety import ContourRow as ContourRow
 from eqprop._safety import ContourWarning as ContourWarning
 from eqprop._safety import choose_contour as choose_contour
 from eqprop._solvers import Alternating as Alternating

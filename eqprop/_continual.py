@@ -38,9 +38,9 @@ class ContinualEP(Rule):
     becomes that of one-sided EP with as many sweeps, exactly with an energy, to O(beta) without (whose presynaptic
     states move).
 
-    Weights that move also move the state: with inputs ``x`` the sweeps run away above a ``rate |x|^2 / beta`` of about 1,
-    so that rates are a tenth to a hundredth of those of EP. The readout outside the dynamics, where there is one, keeps
-    its parameters during the sweeps and has its exact gradient at ``s_0``.
+    Weights that move also move the state: with inputs ``x`` the sweeps run away above a ``rate |x|^2 / beta`` of about
+    1, so that rates are a tenth to a hundredth of those of EP. The readout outside the dynamics, where there is one,
+    keeps its parameters during the sweeps and has its exact gradient at ``s_0``.
 
     Args:
         beta: nudge strength, other than 0; positive values lower the loss.

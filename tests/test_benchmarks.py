@@ -18,7 +18,8 @@ from eqprop._figures import gradient_alignment, learning_curves, receptive_field
 from eqprop._history import History
 from eqprop._runs import Run, load
 
-TINY = "--dataset digits --network 784-12-10 --train 64 --epochs 2 --free-sweeps 4 --nudged-sweeps 4 --quiet --lr 0.05 --beta 0.2".split()
+TINY = "--dataset digits --network 784-12-10 --train 64 --epochs 2 --free-sweeps 4 --nudged-sweeps 4 --quiet".split()
+TINY += ["--lr", "0.05", "--beta", "0.2"]
 
 
 @pytest.fixture(autouse=True)

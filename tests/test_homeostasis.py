@@ -213,7 +213,7 @@ def test_per_unit_is_the_published_scale(device: torch.device) -> None:
         step = stepped(network, regulariser)
         found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
         assert step.free.converged.all()
-    assert torch.allclose(*found)
+    assert torch.allclose(found[0], found[1])
 
 
 def stepped(network: Network, *regularisers: Any) -> eqprop.RuleStep:
