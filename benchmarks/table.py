@@ -18,11 +18,12 @@ README = RESULTS.parent.parent / "README.md"
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table in Markdown: a row a headline figure; the experiment is named in its first row."""
+    """The table in Markdown: a row a headline figure that has a target, or the first where none has."""
     lines = ["| experiment | figure | result | target | record |", "|---|---|---|---|---|"]
     for name, record in results.items():
         link = f"[{name}](benchmarks/results/{name}.json)"
-        for index, figure in enumerate(record["headline"]):
+        figures = [f for f in record["headline"] if f.get("target")] or record["headline"][:1]
+        for index, figure in enumerate(figures):
             title = record["title"] if index == 0 else ""
             row = (title, figure["name"], value_text(figure), target_text(figure), link if index == 0 else "")
             lines.append(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |"))

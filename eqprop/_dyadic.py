@@ -15,7 +15,7 @@ from eqprop._ep import _cleared
 from eqprop._network import Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
 from eqprop._phases import PhasedRule, only
-from eqprop._relax import relax
+from eqprop._relax import Stop, Sweeps, relax
 from eqprop._rule import RuleStep, add_readout_gradient, at_equilibrium
 
 
@@ -33,8 +33,7 @@ class DyadicEP(PhasedRule):
     by GMRES.
 
     The residual is that of ``m`` or of ``d / beta``, whichever is larger: results do not depend on ``beta``, which sets
-    how far ``d`` is above the noise of a reading. ``free`` and ``products`` serve the prediction; with ``products`` a
-    free phase at that precision also starts the mean.
+    how far ``d`` is above the noise of a reading. ``free`` and ``products`` serve the prediction only.
 
     Args:
         beta: nudge strength, other than 0.
@@ -45,6 +44,7 @@ class DyadicEP(PhasedRule):
     """
 
     beta: float = 0.1
+    nudged: Stop | Sweeps = Stop(tol=1e-4, max_sweeps=200, block=5)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,8 +78,6 @@ class DyadicEP(PhasedRule):
         drive = network.drive(x)
         batch = len(drive.x)
         mean = network.initial_state(batch) if start is None else start
-        if self.products is not None:
-            mean = self.settle(network, drive, mean).state
         target = at_equilibrium(network, self.loss_function, mean, y).target
         network.begin_phase(0)
         solution = relax(

@@ -645,7 +645,7 @@ def test_unconverged_samples_can_be_left_out(rule: Any, device: torch.device) ->
     assert not bool(torch.isfinite(gradient(net, replace(rule, exclude_unconverged=False), x, y)).logical_not().any())
 
 
-@pytest.mark.parametrize("kind", ["contrastive", "coupled-one-sided", "continual", "dyadic"])
+@pytest.mark.parametrize("kind", ["contrastive", "coupled-one-sided", "continual"])
 def test_a_free_phase_of_low_precision_ends_in_full_precision(kind: str, device: torch.device) -> None:
     net = network("chain-tanh", device, torch.float32)
     x, y = inputs(net, 5, device, torch.float32), labels(5, 3, device)

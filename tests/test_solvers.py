@@ -269,13 +269,19 @@ def test_anderson_goes_back_to_its_best_iterate_where_the_residual_has_grown_by_
 
 
 @pytest.mark.parametrize("name", ["one-layer", "chain-tanh", "chain-hard_sigmoid", "loop"])
-def test_anderson_at_rest_stays_at_rest(name: str, device: torch.device) -> None:
-    """Where all residuals are zero there is nothing to mix by."""
+@pytest.mark.parametrize("bias", [0.0, 9.0], ids=["as drawn", "saturated"])
+def test_anderson_at_rest_stays_at_rest(name: str, bias: float, device: torch.device) -> None:
+    """Saturated units have residuals of exactly zero: there is nothing to mix by."""
     net = network(name, device)
+    with torch.no_grad():
+        for key, p in net.named_parameters():
+            p.add_(bias if "biases" in key else 0.0)
     x = inputs(net, 3, device)
     rest = settle(net, x, Alternating(), TIGHT, throw=True).state
-    again = eqprop.relax(net, rest, net.drive(x), solver=Anderson(), stop=Sweeps(9)).state
-    assert distance(rest, again) < 1e-12
+    moved: list[float] = []
+    options: dict[str, Any] = {"solver": Anderson(), "stop": Sweeps(9)}
+    eqprop.relax(net, rest, net.drive(x), observer=lambda _, s: moved.append(distance(rest, s)), **options)
+    assert len(moved) == 9 and max(moved) < 1e-12
 
 
 def test_anderson_returns_the_plain_image_of_the_state_whose_residual_it_reports(device: torch.device) -> None:

@@ -1,0 +1,75 @@
+"""Every rule trains 784-256-10 on a few hundred real digits, through the same call."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+import eqprop
+from eqprop import DirectedNetwork, EquilibriumPropagation, HopfieldNetwork, Network, Rule, Stop, Sweeps
+from tests.helpers import seeded
+
+SHARED: dict[str, Any] = {"free": Sweeps(20), "nudged": Sweeps(10)}
+FREE: dict[str, Any] = {"free": Sweeps(20)}
+TANGENT = SHARED | {"readout": "tangent"}
+HOMEOSTASIS = (eqprop.JacobianHomeostasis(0.01),)
+
+# name -> (network, activation, rule, learning rates)
+CASES: dict[str, tuple[str, str, Rule]] = {
+    "centred": ("tied", "hard_sigmoid", EquilibriumPropagation(**SHARED)),
+    "one-sided": ("tied", "hard_sigmoid", EquilibriumPropagation(contour="one-sided", **SHARED)),
+    "negative": ("tied", "hard_sigmoid", EquilibriumPropagation(contour="one-sided", beta=-0.1, **SHARED)),
+    "random-sign": ("tied", "hard_sigmoid", EquilibriumPropagation(contour="random-sign", **SHARED)),
+    "tangent": ("tied", "hard_sigmoid", EquilibriumPropagation(**TANGENT)),
+    "holomorphic": ("tied", "sigmoid", EquilibriumPropagation(contour="cauchy", points=6, beta=0.3, **SHARED)),
+    "derivative": ("untied", "sigmoid", EquilibriumPropagation(contour="derivative", **TANGENT)),
+    "generalised": ("untied", "sigmoid", EquilibriumPropagation(contour="cauchy", points=4, **TANGENT)),
+    "homeostasis": ("untied", "sigmoid", EquilibriumPropagation(regularisers=HOMEOSTASIS, **TANGENT)),
+    "Kolen-Pollack": (
+        "untied",
+        "sigmoid",
+        EquilibriumPropagation(regularisers=(eqprop.KolenPollack(1e-3),), **TANGENT),
+    ),
+    "AsymEP": ("untied", "sigmoid", EquilibriumPropagation(correction="asymep", **TANGENT)),
+    "Dyadic": ("untied", "sigmoid", eqprop.DyadicEP(**SHARED)),
+    "contrastive Hebbian": ("tied", "hard_sigmoid", eqprop.ContrastiveHebbian(**SHARED)),
+    "coupled learning": ("tied", "hard_sigmoid", eqprop.CoupledLearning(**SHARED)),
+    "continual": ("tied", "hard_sigmoid", eqprop.ContinualEP(rates=0.002, beta=0.3, **SHARED)),
+    "oscillating": ("tied", "sigmoid", eqprop.OscillatingEP(beta=0.3)),
+    "implicit": ("tied", "hard_sigmoid", eqprop.ImplicitGradient(free=Stop(1e-4, 100, block=10), tol=1e-4)),
+    "recurrent backprop": ("untied", "sigmoid", eqprop.RecurrentBackprop(adjoint=Sweeps(20), **FREE)),
+    "BPTT": ("untied", "sigmoid", eqprop.TruncatedBPTT(steps=10, **FREE)),
+    "backprop": ("tied", "hard_sigmoid", eqprop.Backprop()),
+}
+
+
+@cache
+def digits() -> eqprop.Split:
+    return eqprop.load_dataset("digits").train.subset(400, seeded())
+
+
+def network(kind: str, activation: str) -> Network:
+    if kind == "tied":
+        return HopfieldNetwork.mlp(784, 256, 10, activation=activation, generator=seeded())
+    return DirectedNetwork.mlp(784, 256, 10, activation=activation, feedback_angle=30.0, generator=seeded())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_rule_learns_to_read_digits(name: str, device: torch.device) -> None:
+    kind, activation, rule = CASES[name]
+    net, data = network(kind, activation).to(device), digits().to(device)
+    rate = 0.02 if name == "continual" else 0.1
+    optimizer = torch.optim.SGD(net.parameters(), lr=rate)
+    first = eqprop.evaluate(net, data, rule)
+    for epoch in range(8 if name == "continual" else 4):
+        for x, y in data.batches(20, generator=seeded(epoch)):
+            optimizer.zero_grad()
+            step = rule.backward(net, x, y)
+            optimizer.step()
+    last = eqprop.evaluate(net, data, rule)
+    assert torch.isfinite(step.loss)
+    assert last.loss < first.loss
+    assert last.accuracy > 0.6, f"{name} should read most of the digits it was trained on, got {last.accuracy:.2f}"
