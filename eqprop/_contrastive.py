@@ -10,10 +10,9 @@ from torch import Tensor
 
 from eqprop._activations import Activation
 from eqprop._contours import contour
-from eqprop._ep import _cleared, _groups, _with_samples
 from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State
-from eqprop._phases import PhasedRule, only, require_energy, settle_in_full
+from eqprop._phases import PhasedRule, cleared, groups, only, require_energy, settle_in_full, with_samples
 from eqprop._relax import Solution, relax
 from eqprop._rule import RuleStep, Sample, add_readout_gradient, at_equilibrium, loss_gradient
 
@@ -60,10 +59,10 @@ class _ClampedRule(PhasedRule):
         if hold.free_weight:
             phases.append(Phase(rest, torch.full_like(sample.loss, hold.free_weight), 1))
         weight, counted = self.sample_weights(sample.loss, free, nudged)
-        network.add_contrast_gradient([_with_samples(p, weight, counted) for p in phases], drive.x)
+        network.add_contrast_gradient([with_samples(p, weight, counted) for p in phases], drive.x)
         kept = only(sample, counted)
         if counted is not None:
-            rest = _cleared(rest, counted)
+            rest = cleared(rest, counted)
         add_readout_gradient(network, self.loss_function, kept, rest, weight)
         return RuleStep((kept.loss * weight).sum(), sample.output, free, drive, nudged, counted)
 
@@ -73,7 +72,7 @@ class _ClampedRule(PhasedRule):
         """The measured equilibria with their weights, and the solutions, one a phase."""
         phases: list[Phase] = []
         solutions: list[Solution] = []
-        for group in _groups(len(hold.values), network.stacks_phases):
+        for group in groups(len(hold.values), network.stacks_phases):
             k, first = len(group), group.start + 1
             value = torch.cat(list(hold.values[group.start : group.stop]))
             # the output is in place from the start, so that no solver has to carry it there

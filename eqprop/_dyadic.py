@@ -11,10 +11,9 @@ from torch import Tensor
 
 from eqprop._activations import activation
 from eqprop._contours import contour
-from eqprop._ep import _cleared
 from eqprop._network import Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
-from eqprop._phases import PhasedRule, only
+from eqprop._phases import PhasedRule, cleared, only
 from eqprop._relax import Stop, Sweeps, relax
 from eqprop._rule import RuleStep, add_readout_gradient, at_equilibrium
 
@@ -57,7 +56,7 @@ class DyadicEP(PhasedRule):
         weight, counted = self.sample_weights(sample.loss, step.free)
         kept = only(sample, counted)
         if counted is not None:
-            rest, error = _cleared(rest, counted), _cleared(error, counted)
+            rest, error = cleared(rest, counted), cleared(error, counted)
         direction = tuple(e * weight.reshape(-1, *[1] * (e.dim() - 1)) for e in error)
         network.add_tangent_gradient(rest, direction, step.drive.x)
         add_readout_gradient(network, self.loss_function, kept, rest, weight)

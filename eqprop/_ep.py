@@ -17,17 +17,15 @@ from eqprop._linear_response import LinearResponse
 from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
 from eqprop._pairs import halves
-from eqprop._relax import Solution, Stop, Sweeps, relax
+from eqprop._phases import PhasedRule, cleared, groups, only, settle_in_full, with_samples
+from eqprop._relax import Solution, relax
 from eqprop._rule import (
-    Rule,
     RuleStep,
     Sample,
     add_readout_gradient,
     at_equilibrium,
-    converged_everywhere,
     loss_gradient,
 )
-from eqprop._solvers import Solver
 
 
 class Equilibria(NamedTuple):
@@ -42,7 +40,7 @@ class Equilibria(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EquilibriumPropagation(Rule):
+class EquilibriumPropagation(PhasedRule):
     """Equilibrium propagation, as contour x readout x correction.
 
     With the total energy ``E + beta C`` (``beta > 0`` lowers the loss) and ``s_beta`` its equilibrium,
@@ -80,9 +78,6 @@ class EquilibriumPropagation(Rule):
     points: int = 2
     readout: str = "contrast"
     correction: str | None = None
-    nudged: Stop | Sweeps = Stop(tol=1e-4, max_sweeps=100, block=5)
-    nudged_solver: Solver | None = None
-    exclude_unconverged: bool = False
     seed: int = 0
     generator: torch.Generator = field(default_factory=torch.Generator, init=False, repr=False, compare=False)
 
@@ -120,16 +115,17 @@ class EquilibriumPropagation(Rule):
     def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         found = self.equilibria(network, x, y, start)
         free, sample, rest = found.free, found.sample, found.rest
-        weight, counted = self._sample_weights(free, found.nudged, sample.loss)
+        weight, counted = self.sample_weights(sample.loss, free, found.nudged)
+        sample = only(sample, counted)
         if counted is not None:
-            rest = _cleared(rest, counted)
-        phases = [_with_samples(p, weight, counted) for p in found.phases]
+            rest = cleared(rest, counted)
+        phases = [with_samples(p, weight, counted) for p in found.phases]
         if self.readout == "contrast" and self.contour != "derivative":
             network.add_contrast_gradient(phases, found.drive.x)
         else:
             network.add_tangent_gradient(rest, self._error(network, phases, rest), found.drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep((sample.loss * weight).sum(), sample.output, free, found.drive, found.nudged, counted)
+        return RuleStep((sample.loss * weight).sum(), found.sample.output, free, found.drive, found.nudged, counted)
 
     @torch.no_grad()
     def error_vector(
@@ -156,7 +152,7 @@ class EquilibriumPropagation(Rule):
                 f"readout: 'contrast' needs an energy and {type(network).__name__} has none; write readout='tangent'"
             )
         drive = network.drive(x)
-        free = self._settle_exactly(network, drive, start)
+        free = self._free_phase(network, drive, start)
         rest = network.measure(free.state, 0)
         sample = at_equilibrium(network, self.loss_function, rest, y)
         if self.contour == "derivative":
@@ -173,13 +169,10 @@ class EquilibriumPropagation(Rule):
         origin = None if self.contour == "derivative" else rest
         return tuple(-d for d in network.response(phases, origin))
 
-    def _settle_exactly(self, network: Network, drive: Drive, start: State | None) -> Solution:
-        free = self.settle(network, drive, start)
-        if self.products is not None and (self.readout == "tangent" or self.contour != "centred"):
-            # the free state itself enters the readout: without full-precision sweeps at the end the gradient is noise
-            stop = self.free if isinstance(self.free, Stop) else Stop(self.free.tol)
-            free = relax(network, free.state, drive, solver=self.solver, stop=stop)
-        return free
+    def _free_phase(self, network: Network, drive: Drive, start: State | None) -> Solution:
+        # where the free state itself enters the readout, the difference to it would be noise at low precision
+        alone = self.readout == "contrast" and self.contour == "centred"
+        return self.settle(network, drive, start) if alone else settle_in_full(self, network, drive, start)
 
     def _derivative(self, network: Network, drive: Drive, free: Solution, sample: Sample) -> Solution:
         """``ds/dbeta`` at 0, by sweeps of the linearised dynamics."""
@@ -200,7 +193,7 @@ class EquilibriumPropagation(Rule):
         real = shape.points(batch, sample.loss, self.generator)
         phases: list[Phase] = []
         solutions: list[Solution] = []
-        for group in _groups(len(real.betas), network.stacks_phases):
+        for group in groups(len(real.betas), network.stacks_phases):
             k = len(group)
             beta = real.betas[group.start : group.stop].reshape(-1, 1)
             nudge = CostNudge(network, self.loss_function, sample.target.repeat(k, 1), beta)
@@ -225,7 +218,7 @@ class EquilibriumPropagation(Rule):
         points = shape.complex_points(batch, sample.loss)
         phases: list[Phase] = []
         solutions: list[Solution] = []
-        for group in _groups(k, network.stacks_phases):
+        for group in groups(k, network.stacks_phases):
             n = len(group)
             beta, weights = (
                 torch.cat([h[group.start * batch : group.stop * batch] for h in halves(v)])
@@ -242,30 +235,3 @@ class EquilibriumPropagation(Rule):
     def _relax(self, system: System, state: State, drive: Drive, nudge: Any) -> Solution:
         solver = self.solver if self.nudged_solver is None else self.nudged_solver
         return relax(system, state, drive, nudge, solver=solver, stop=self.nudged)
-
-    def _sample_weights(
-        self, free: Solution, nudged: tuple[Solution, ...], loss: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Weight of each sample in the batch mean, and the mask of counted samples where some may be left out."""
-        if not self.exclude_unconverged:
-            return torch.full_like(loss, 1 / len(loss)), None
-        counted = converged_everywhere(free, nudged)
-        mask = counted.to(loss.dtype)
-        return mask / mask.sum().clamp(min=1), counted
-
-
-def _groups(phases: int, stacked: bool) -> list[range]:
-    """Phases that relax together: all of them, or one at a time on a substrate."""
-    return [range(phases)] if stacked else [range(k, k + 1) for k in range(phases)]
-
-
-def _with_samples(phase: Phase, weight: Tensor, counted: Tensor | None) -> Phase:
-    """The phase with its weights multiplied by those of the samples."""
-    copies = len(phase.weights) // len(weight)
-    points = phase.points if counted is None else _cleared(phase.points, counted.repeat(copies))
-    return phase._replace(points=points, weights=phase.weights * weight.repeat(copies))
-
-
-def _cleared(state: State, keep: Tensor) -> State:
-    """Zeros for samples that are left out: a NaN times a weight of zero would still be NaN."""
-    return tuple(torch.where(keep.reshape(-1, *[1] * (s.dim() - 1)), s, 0.0) for s in state)

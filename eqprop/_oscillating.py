@@ -14,11 +14,10 @@ from torch import Tensor
 from eqprop._complex import ComplexCostNudge, ComplexSystem
 from eqprop._contours import contour
 from eqprop._costs import SquaredError
-from eqprop._ep import _cleared
 from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
-from eqprop._phases import mean_weights
+from eqprop._phases import cleared, mean_weights
 from eqprop._relax import Solution, Status, Sweeps, relax
 from eqprop._rule import Rule, RuleStep, add_readout_gradient, at_equilibrium
 
@@ -93,7 +92,7 @@ class OscillatingEP(Rule):
         rest = step.free.state
         sample = at_equilibrium(network, self.loss_function, rest, y)
         weight = mean_weights(sample.loss, counted)
-        direction = tuple(-u * weight.reshape(-1, *[1] * (u.dim() - 1)) for u in _cleared(response, counted))
+        direction = tuple(-u * weight.reshape(-1, *[1] * (u.dim() - 1)) for u in cleared(response, counted))
         network.add_tangent_gradient(rest, direction, step.drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
         return replace(step, loss=(sample.loss * weight).sum(), counted=counted)
@@ -116,7 +115,7 @@ class OscillatingEP(Rule):
         mean = _average([r.mean for r in kept])
         response = _average([r.response for r in kept])
         counted, finite = self._trusted(network, rounds, mean, response)
-        free = self._solution(_cleared(mean, finite), rounds[-1].residual, counted, finite)
+        free = self._solution(cleared(mean, finite), rounds[-1].residual, counted, finite)
         sample = at_equilibrium(network, self.loss_function, free.state, y)
         return RuleStep(sample.loss.mean(), sample.output, free, drive), counted, response
 

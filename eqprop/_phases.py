@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError
-from eqprop._network import Drive, Network, State
+from eqprop._network import Drive, Network, Phase, State
 from eqprop._relax import Solution, Stop, Sweeps, relax
 from eqprop._rule import Rule, Sample, converged_everywhere
 from eqprop._solvers import Solver
@@ -68,3 +68,20 @@ def require_energy(rule: str, network: Network) -> None:
             f"{rule}: contrasts two energies and {type(network).__name__} has none; use a HopfieldNetwork or an "
             "EnergyNetwork, or DyadicEP, or EquilibriumPropagation(readout='tangent')"
         )
+
+
+def groups(phases: int, stacked: bool) -> list[range]:
+    """Phases that relax together: all of them, or one at a time on a substrate."""
+    return [range(phases)] if stacked else [range(k, k + 1) for k in range(phases)]
+
+
+def with_samples(phase: Phase, weight: Tensor, counted: Tensor | None) -> Phase:
+    """The phase with its weights multiplied by those of the samples."""
+    copies = len(phase.weights) // len(weight)
+    points = phase.points if counted is None else cleared(phase.points, counted.repeat(copies))
+    return phase._replace(points=points, weights=phase.weights * weight.repeat(copies))
+
+
+def cleared(state: State, keep: Tensor) -> State:
+    """Zeros for samples that are left out: a NaN times a weight of zero would still be NaN."""
+    return tuple(torch.where(keep.reshape(-1, *[1] * (s.dim() - 1)), s, 0.0) for s in state)

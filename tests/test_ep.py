@@ -16,6 +16,7 @@ from eqprop import (
     Alternating,
     ConfigError,
     EquilibriumPropagation,
+    GradientFlow,
     HopfieldNetwork,
     ImplicitGradient,
     Network,
@@ -408,3 +409,20 @@ def test_contrast_on_a_directed_network_names_the_tangent() -> None:
     net = network("directed-40")
     with pytest.raises(ConfigError, match="DirectedNetwork has none; write readout='tangent'"):
         EquilibriumPropagation().backward(net, inputs(net, 4), labels(4))
+
+
+def test_a_nan_sample_that_is_left_out_leaks_nowhere(device: torch.device) -> None:
+    """Neither into the loss nor into the gradient of the readout, in whose output it stands."""
+    net = HopfieldNetwork.mlp(5, 4, 3, activation="tanh", readout=2, generator=seeded(), dtype=torch.float64).to(device)
+    x = torch.rand(3, 5, generator=seeded(1), dtype=torch.float64).to(device)
+    y = torch.tensor([0, 1, 0], device=device)
+    start = tuple(s.clone() for s in net.initial_state(3))
+    start[0][1] = torch.nan
+    start[1][1] = torch.nan
+    rule = EquilibriumPropagation(
+        cost="cross-entropy", free=Sweeps(100), nudged=Sweeps(100), solver=GradientFlow(0.5), exclude_unconverged=True
+    )
+    step = rule.backward(net, x, y, start=start)
+    assert step.counted is not None and step.counted.tolist() == [True, False, True]
+    assert torch.isfinite(step.loss)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
