@@ -113,11 +113,12 @@ def match_increments(
     EP's increment at nudged sweep ``t`` is the tangent readout of ``sum_k w_k [s_k(t + 1) - s_k(t)]``; BPTT's is the
     gradient of the loss with respect to a copy of the parameters used only in the sweep ``t`` before the last, from a
     truly unrolled graph. They agree as ``beta -> 0`` on tied networks at a free equilibrium (Ernoult et al. 2019,
-    Theorem 1), with alternating sweeps where the nudged phase takes the blocks in reverse order. Memory: ``sweeps``
-    copies of the parameters.
+    Theorem 1). With alternating sweeps the nudged phase takes the blocks in reverse order; single increments may then
+    regroup between the blocks of neighbouring sweeps, so that the sums are what to compare. Memory: ``sweeps`` copies
+    of the parameters.
 
     Raises:
-        ConfigError: alternating sweeps, whose increments regroup within a sweep, compare sums only.
+        ConfigError: no sweep to compare.
     """
     loss = cost_named(cost)
     free = Stop(tol=1e-12 if x.dtype == torch.float64 else 1e-7, max_sweeps=2000) if free is None else free

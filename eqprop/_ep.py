@@ -14,6 +14,7 @@ from eqprop._contours import Contour, contour
 from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError
 from eqprop._linear_response import LinearResponse
+from eqprop._names import lookup
 from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
 from eqprop._pairs import halves
@@ -83,10 +84,9 @@ class EquilibriumPropagation(PhasedRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.readout not in ("contrast", "tangent"):
-            raise ConfigError(f"readout: got {self.readout!r}, needed 'contrast' or 'tangent'")
-        if self.correction not in (None, "asymep"):
-            raise ConfigError(f"correction: got {self.correction!r}, needed None or 'asymep'")
+        lookup("readout", self.readout, {"contrast": None, "tangent": None})
+        if self.correction is not None:
+            lookup("correction", self.correction, {"asymep": None})
         if self.correction is not None and self.readout != "tangent":
             raise ConfigError(
                 f"correction: {self.correction!r} relaxes other dynamics in the nudged phases, whose contrast means "

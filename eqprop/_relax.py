@@ -30,7 +30,7 @@ class Status:
     TEXT: ClassVar[dict[int, str]] = {
         0: "converged",
         1: "ran out of sweeps: allow more (max_sweeps), or loosen tol",
-        2: "oscillates with period 2: use Alternating() instead of Synchronous(), or GradientFlow(dt=0.5)",
+        2: "oscillates with period 2: use Alternating() instead of Synchronous(), or GradientFlow(dt=0.5) or smaller",
         3: "diverges: use smaller weights, a bounded activation, or GradientFlow with a smaller dt",
         4: "became NaN or infinite: use smaller weights or learning rates; check the data",
     }
@@ -90,7 +90,10 @@ class Solution:
 
     @property
     def error_estimate(self) -> Tensor:
-        """``residual / (1 - rate)``: the distance to the fixed point, where a small step is not a small error."""
+        """``residual / (1 - rate)``: the distance to the fixed point, where a small step is not a small error.
+
+        NaN where the rate is: under ``Sweeps``, which looks at one residual only.
+        """
         return self.residual / (1 - self.rate.clamp(0.0, 1.0))
 
     @property
@@ -283,7 +286,7 @@ def _assess(
         outcome = torch.full_like(last.status, Status.MAX_SWEEPS)
         if block.memory is None:  # a solver with a memory may pass twice through one state and still go on
             swing = system.distance(block.state, block.before)
-            stuck = (swing <= tol) & (swing <= 0.01 * size) & (rate > 0.99)
+            stuck = (swing <= tol) & (rate > 0.99)
             outcome = torch.where(stuck, Status.OSCILLATING, outcome)
         outcome = torch.where(size > 1e4 * (1 + first), Status.DIVERGED, outcome)
         outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
