@@ -18,7 +18,7 @@ CODE := eqprop snn hardware benchmarks tests
 
 mnist: $(READY)
 	@$(RUN) -m benchmarks.mnist --rule ep --network 784-1024-10 --device auto --seed 0 \
-		--out runs/mnist --overwrite $(ARGS)
+		--out runs/mnist $(or $(filter --resume --overwrite,$(ARGS)),--overwrite) $(filter-out --resume --overwrite,$(ARGS))
 
 # One thread a worker: two workers that each start a thread a core slow each other down.
 test: export OMP_NUM_THREADS = 1

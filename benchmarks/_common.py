@@ -25,7 +25,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        if text and "(default: " not in text and action.default not in (None, False, argparse.SUPPRESS):
+        if text and "(default: " not in text and not any(action.default is v for v in (None, False, argparse.SUPPRESS)):
             text += " (default: %(default)s)"
         return text
 
@@ -127,7 +127,8 @@ def target_text(figure: Mapping[str, Any]) -> str:
         return ""
     sign, _, bound = target.partition(" ")
     met = figure["value"] <= float(bound) if sign == "<=" else figure["value"] >= float(bound)
-    return f"{'≤' if sign == '<=' else '≥'} {bound} {figure['unit']}, {'met' if met else 'missed'}"
+    value = f"{bound} {figure['unit']}".rstrip()
+    return f"{'≤' if sign == '<=' else '≥'} {value}, {'met' if met else 'missed'}"
 
 
 def value_text(figure: Mapping[str, Any]) -> str:

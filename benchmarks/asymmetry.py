@@ -32,10 +32,10 @@ BATCH = 50
 def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: argparse.Namespace) -> None:
     """One row and seed; leaves `result.json` in its folder."""
     result = out / "result.json"
-    if result.exists():
+    epochs = row.epochs if arguments.epochs is None else arguments.epochs
+    if result.exists() and json.loads(result.read_bytes())["epochs"] >= epochs:
         return
     network, rule = make_network(row, seed), make_rule(row, seed, arguments.tol)
-    epochs = row.epochs if arguments.epochs is None else arguments.epochs
     trainer = eqprop.Trainer(
         network,
         rule,
@@ -66,34 +66,45 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: ar
         "test_converged_share": test.converged_share,
         "seconds": time.perf_counter() - begin,
         "stopped": stopped,
-    } | diagnose(row, seed, network, data)
+    } | diagnose(row, seed, network, data, arguments.tol)
     atomic_write(result, json.dumps(record, indent=1).encode(), "the result of a row")
     print(
         f"{row.name} seed {seed}: {record['accuracy_percent']:.2f} %, {record['seconds']:.0f} s {stopped}", flush=True
     )
 
 
-def diagnose(row: Row, seed: int, network: Any, data: eqprop.DataSplits) -> dict[str, Any]:
-    """Alignment of the exact response with the true adjoint, and asymmetry, after training."""
+def diagnose(row: Row, seed: int, network: Any, data: eqprop.DataSplits, tol: float) -> dict[str, Any]:
+    """After training, in float64: the error vectors of the row's own rule, and of the exact response, against the
+    adjoint.
+
+    The exact response (``derivative``) shows the bias of asymmetry alone; the row's own rule adds that of its contour
+    and removes what its correction removes. Unconverged samples are those of the row's own phases and sweeps.
+    """
     if row.rule == "backprop":
         return {}
     x, y = next(data.test.batches(200))
     double, x = network.clone().double(), x.double()
     stop = eqprop.Stop(tol=1e-10, max_sweeps=2000)
-    probe = eqprop.EquilibriumPropagation(
+    exact = eqprop.EquilibriumPropagation(
         cost="cross-entropy", contour="derivative", readout="tangent", free=stop, nudged=stop
     )
-    found: dict[str, Any] = {}
-    vectors = eqprop.compare_error_vectors(double, probe, x, y)
-    found["error_vector"] = {layer: m._asdict() if hasattr(m, "_asdict") else vars(m) for layer, m in vectors.items()}
+    own = make_rule(row, seed, tol)
+    found: dict[str, Any] = {
+        "error_vector": _by_layer(eqprop.compare_error_vectors(double, own, x, y)),
+        "error_vector_exact_response": _by_layer(eqprop.compare_error_vectors(double, exact, x, y)),
+        "unconverged_share": float(own.error_vector(double, x, y)[0].unconverged_share),
+    }
     free = eqprop.relax(double, double.initial_state(len(x)), double.drive(x), stop=stop)
-    found["unconverged_share"] = float((~free.converged).double().mean())
     for coordinates in ("activation", "membrane"):
         loss = eqprop.JacobianHomeostasis(1.0, coordinates=coordinates).loss(double, free.state, double.drive(x))
         found[f"asymmetry_{coordinates}"] = float(loss.total / loss.norm)
     if isinstance(network, eqprop.DirectedNetwork):
         found["weight_angle_degrees"] = eqprop.weight_angles(network)
     return found
+
+
+def _by_layer(vectors: Mapping[str, eqprop.ErrorVectorMatch]) -> dict[str, dict[str, float]]:
+    return {layer: match._asdict() for layer, match in vectors.items()}
 
 
 def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -129,19 +140,21 @@ def summarise(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
                 "accuracy_percent": statistics.fmean(accuracies),
                 "accuracy_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
                 "first_hidden_cosine": statistics.fmean(cosines) if cosines else None,
+                "exact_response_cosine": _mean(records, lambda r: _first(r, "cosine", "error_vector_exact_response")),
                 "relative_error": _mean(records, lambda r: _first(r, "relative_error")),
                 "asymmetry_activation": _mean(records, lambda r: r.get("asymmetry_activation")),
                 "asymmetry_membrane": _mean(records, lambda r: r.get("asymmetry_membrane")),
                 "unconverged_share": _mean(records, lambda r: r.get("unconverged_share")),
                 "seconds_an_epoch": statistics.fmean(r["seconds"] / max(r["epochs"], 1) for r in records),
                 "published": row.published,
+                "stopped": [r["stopped"] for r in records if r["stopped"]],
             }
         )
     return lines
 
 
-def _first(record: Mapping[str, Any], key: str) -> float | None:
-    vectors = record.get("error_vector")
+def _first(record: Mapping[str, Any], key: str, of: str = "error_vector") -> float | None:
+    vectors = record.get(of)
     return None if not vectors else float(next(iter(vectors.values()))[key])
 
 
@@ -153,18 +166,20 @@ def _mean(records: list[dict[str, Any]], value: Any) -> float | None:
 def table(lines: list[dict[str, Any]]) -> str:
     """The lines as Markdown."""
     text = [
-        "| group | row | seeds x epochs | accuracy % | first hidden cosine | relative error | S / norm (act. / memb.) "
+        "| group | row | seeds x epochs | accuracy % | first hidden cosine: own rule | exact response "
+        "| relative error | S / norm (act. / memb.) "
         "| unconverged | s an epoch | published |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         spread = "" if line["accuracy_deviation"] is None else f" +- {line['accuracy_deviation']:.2f}"
         cells = [
             line["group"],
             line["row"],
-            f"{line['seeds']} x {line['epochs']}",
+            f"{line['seeds']} x {line['epochs']}" + (" (stopped)" if line["stopped"] else ""),
             f"{line['accuracy_percent']:.2f}{spread}",
             _cell(line["first_hidden_cosine"]),
+            _cell(line["exact_response_cosine"]),
             _cell(line["relative_error"]),
             f"{_cell(line['asymmetry_activation'])} / {_cell(line['asymmetry_membrane'])}",
             _cell(line["unconverged_share"]),

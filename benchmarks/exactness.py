@@ -109,6 +109,8 @@ def draw(found: Found) -> Figure:
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure, draw and record."""
+    if arguments.seeds < 1:
+        raise eqprop.ConfigError(f"--seeds: got {arguments.seeds}, needed at least 1")
     seeds = range(arguments.seeds)
     found: Found = {
         (kind, cost, correction): [measure(kind, cost, seed, correction) for seed in seeds]

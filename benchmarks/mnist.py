@@ -18,9 +18,10 @@ from torch import Tensor
 
 import eqprop
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
+from eqprop._callbacks import Figures
 from eqprop._data import DATASETS, DataSplits, load_dataset
 from eqprop._errors import ConfigError
-from eqprop._figures import gradient_alignment, learning_curves, receptive_fields, relaxation
+from eqprop._figures import gradient_alignment, relaxation
 from eqprop._guard import Guard
 from eqprop._runs import Run
 from eqprop._trainer import Trainer
@@ -33,9 +34,9 @@ SCHEDULES = ("constant", "exponential", "cosine")
 # number of hidden layers; what a preset leaves out comes from DEFAULTS.
 DEFAULTS: dict[str, Any] = {
     "network": "784-1024-10", "activation": "hard_sigmoid", "cost": "squared-error", "initializer": "xavier_uniform",
-    "gain": 0.5, "beta": 0.5, "contour": "centred", "readout": "contrast", "free_sweeps": 10, "nudged_sweeps": 6,
-    "tol": None, "products": None, "epochs": 20, "batch_size": 16, "lr": (0.3, 0.05), "schedule": "cosine",
-    "decay": 0.05, "momentum": 0.0, "weight_decay": 0.0,
+    "gain": 0.5, "beta": 0.5, "contour": "centred", "points": 6, "readout": "contrast", "free_sweeps": 10,
+    "nudged_sweeps": 6, "tol": None, "products": None, "epochs": 20, "batch_size": 16, "lr": (0.3, 0.05),
+    "schedule": "cosine", "decay": 0.05, "momentum": 0.0, "weight_decay": 0.0,
 }  # fmt: skip
 # Rates were chosen on the validation split, among 0.1 to 1 for the first connection and 0.02 to 0.3 for the others.
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -68,6 +69,7 @@ class Config:
     gain: float
     beta: float
     contour: str
+    points: int
     readout: str
     free_sweeps: int
     nudged_sweeps: int
@@ -137,7 +139,7 @@ def options() -> argparse.ArgumentParser:
         for name, kept in shown.items()
     ]
     epilog = (
-        "Options without a default shown take it from a preset of data set and network:\n"
+        "Options of network, rule and training without a default shown take it from a preset:\n"
         + "\n".join(lines)
         + "\n\nexamples:\n"
         f"  python -m {MODULE} --rule ep --network 784-1024-10 --epochs 20 --out runs/ep\n"
@@ -162,7 +164,8 @@ def options() -> argparse.ArgumentParser:
     rule = made.add_argument_group("learning rule")
     rule.add_argument("--rule", choices=RULES, default="ep", help="ep, or a ground truth to compare with")
     rule.add_argument("--beta", type=float, metavar="B", help="nudge strength")
-    rule.add_argument("--contour", metavar="NAME", help="centred, one-sided or random-sign")
+    rule.add_argument("--contour", metavar="NAME", help="centred, one-sided, random-sign, cauchy or derivative")
+    rule.add_argument("--points", type=int, metavar="N", help="points of the cauchy contour")
     rule.add_argument("--readout", metavar="NAME", help="contrast or tangent")
     rule.add_argument("--free-sweeps", type=int, metavar="N", help="sweeps of the free phase")
     rule.add_argument("--nudged-sweeps", type=int, metavar="N", help="sweeps of a nudged phase (bptt: unrolled)")
@@ -239,7 +242,13 @@ def make_rule(config: Config) -> eqprop.Rule:
     if config.rule == "ep":
         nudged = stop(config, config.nudged_sweeps)
         return eqprop.EquilibriumPropagation(
-            beta=config.beta, contour=config.contour, readout=config.readout, nudged=nudged, seed=config.seed, **shared
+            beta=config.beta,
+            contour=config.contour,
+            points=config.points,
+            readout=config.readout,
+            nudged=nudged,
+            seed=config.seed,
+            **shared,
         )
     if config.rule == "implicit":
         return eqprop.ImplicitGradient(**shared)
@@ -296,13 +305,14 @@ def train(
         extendable=extendable(config),
         checkpoint_every_steps=arguments.checkpoint_every, progress=not arguments.quiet,
         guard=None if arguments.no_guard else Guard(),
+        callbacks=[Figures(title_of(config, data))],
     )  # fmt: skip
     if trainer.run is None:
         raise ConfigError("--out: needed a run folder")
-    history = trainer.fit()
+    trainer.fit()
     test = trainer.test()
-    last = history.last()
-    draw_figures(trainer.run, config, network, rule, data, history)
+    last = trainer.history.last()
+    draw_figures(trainer.run, config, network, rule, data)
     return {
         "test_error_percent": 100 * test.error,
         "test_loss": test.loss,
@@ -319,16 +329,20 @@ def train(
     }  # fmt: skip
 
 
+def title_of(config: Config, data: DataSplits) -> str:
+    return f"{data.name}, {config.network}, {config.rule}"
+
+
 def draw_figures(
-    run: Run, config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, data: DataSplits, history: Any
+    run: Run, config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, data: DataSplits
 ) -> None:
-    title = f"{data.name}, {config.network}, {config.rule}"
-    run.save_figure("learning_curves", learning_curves(history, title))
-    run.save_figure("receptive_fields", receptive_fields(network, network.names[0]))
+    """The figures of the relaxation and the gradient; those of the training are the trainer's (see `Figures`)."""
     if config.rule == "backprop":  # of the feed-forward twin, which does not relax
         return
     x, y = next(data.test.batches(64))
-    figure = relaxation(phases(config, network, rule, x, y), config.tol, f"{title}: a batch of the test split")
+    figure = relaxation(
+        phases(config, network, rule, x, y), config.tol, f"{title_of(config, data)}: a batch of the test split"
+    )
     run.save_figure("relaxation", figure)
     x, y = next(data.train.batches(64))
     truth = eqprop.ImplicitGradient(cost=config.cost, free=eqprop.Stop(1e-6, 1000, block=10))
@@ -339,14 +353,16 @@ def draw_figures(
 def phases(
     config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, x: Tensor, y: Tensor
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Energy (with the nudge's, beta C) and residual a sweep, [sweeps, batch], of the free and both nudged phases."""
+    """Energy (with the nudge's, beta C) and residual a sweep, [sweeps, batch], of the free and (real) nudged phases."""
     network, x = network.clone().double(), x.double()  # so that rounding does not hide the end of a phase
     drive, cost = network.drive(x), rule.loss_function
     state = network.initial_state(len(x))
     target = cost.target(y, network.output(state))
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    b = abs(config.beta)
-    named = {"free": 0.0, f"nudged, β = {b:g}": b, f"nudged, β = −{b:g}": -b}
+    betas: tuple[float, ...] = ()
+    if isinstance(rule, eqprop.EquilibriumPropagation) and rule.contour != "derivative":
+        betas = eqprop.contour(rule.contour, rule.beta, rule.points).betas
+    named = {"free": 0.0} | {f"nudged, β = {b:g}".replace("-", "−"): b for b in betas}
     rest = state
     for name, beta in named.items():
         energies: list[Tensor] = []

@@ -208,6 +208,9 @@ SUITES = {"step": step_suite, "rules": rule_suite}
 
 def main(arguments: argparse.Namespace) -> None:
     """Run the chosen suite."""
+    for name in ("rounds", "sweeps", "batch_size"):
+        if getattr(arguments, name) < 1:
+            raise eqprop.ConfigError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, needed at least 1")
     SUITES[arguments.suite](arguments)
 
 

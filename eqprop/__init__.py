@@ -10,6 +10,7 @@ from eqprop._asymmetry import weight_angles as weight_angles
 from eqprop._backprop import Backprop as Backprop
 from eqprop._backprop import TruncatedBPTT as TruncatedBPTT
 from eqprop._callbacks import Callback as Callback
+from eqprop._callbacks import Figures as Figures
 from eqprop._callbacks import TensorBoard as TensorBoard
 from eqprop._conformance import ConformanceError as ConformanceError
 from eqprop._conformance import check_network as check_network

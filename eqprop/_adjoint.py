@@ -14,6 +14,7 @@ from torch import Tensor
 
 from eqprop._linear_response import LinearResponse
 from eqprop._network import Drive, Network, State
+from eqprop._phases import settle_in_full
 from eqprop._relax import Solution, Stop, Sweeps, relax
 from eqprop._rule import Rule, RuleStep, add_readout_gradient, at_equilibrium, loss_gradient
 from eqprop._solvers import Synchronous
@@ -24,7 +25,7 @@ class _AdjointRule(Rule):
     @torch.no_grad()
     def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         drive = network.drive(x)
-        free = self.settle(network, drive, start)
+        free = settle_in_full(self, network, drive, start)
         sample = at_equilibrium(network, self.loss_function, free.state, y)
         source = tuple(torch.zeros_like(s) for s in free.state[:-1])
         source += (loss_gradient(network, self.loss_function, sample, free.state),)

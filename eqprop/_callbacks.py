@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqprop._errors import ConfigError
+from eqprop._figures import learning_curves, receptive_fields
 
 if TYPE_CHECKING:
     from eqprop._trainer import Trainer
+
+FIGURES = ("learning_curves", "receptive_fields")
 
 
 class Callback:
@@ -30,6 +33,41 @@ class Callback:
 
     def on_fit_end(self, trainer: Trainer) -> None:
         """After the last epoch, or an early stop."""
+
+    def on_fit_exit(self, trainer: Trainer) -> None:
+        """However `fit` ended, also by an error: release what you hold."""
+
+
+class Figures(Callback):
+    """Draws the learning curves, and the weights from the input where they are images, into the run folder.
+
+    A trainer with a run folder has one by default; pass your own to change it.
+
+    Args:
+        title: of the learning curves.
+        draw: which of "learning_curves" and "receptive_fields"; () for none.
+
+    Raises:
+        ConfigError: an unknown name in `draw`.
+    """
+
+    def __init__(self, title: str | None = None, draw: Iterable[str] = FIGURES) -> None:
+        self.title, self.draw = title, tuple(draw)
+        if unknown := [name for name in self.draw if name not in FIGURES]:
+            raise ConfigError(f"Figures: got {unknown[0]!r} in draw, needed {' or '.join(map(repr, FIGURES))}.")
+
+    def on_fit_end(self, trainer: Trainer) -> None:
+        if trainer.run is None or len(trainer.history) == 0:
+            return
+        if "learning_curves" in self.draw:
+            trainer.run.save_figure("learning_curves", learning_curves(trainer.history, self.title))
+        if "receptive_fields" in self.draw:
+            names = list(getattr(trainer.network, "layers", {}))
+            try:
+                figure = receptive_fields(trainer.network, names[1] if len(names) > 1 else None)
+            except ConfigError:  # no dense connection from the input, or the input is no square image
+                return
+            trainer.run.save_figure("receptive_fields", figure)
 
 
 class TensorBoard(Callback):
@@ -67,5 +105,7 @@ class TensorBoard(Callback):
             self._writer.add_scalar(name, value, trainer.step)
         self._writer.flush()
 
-    def on_fit_end(self, trainer: Trainer) -> None:
-        self._writer.close()
+    def on_fit_exit(self, trainer: Trainer) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -134,7 +134,7 @@ class CheckpointFolder:
     def __init__(self, folder: str | Path, tag: str = "checkpoint") -> None:
         self.folder = Path(folder)
         self.tag = tag
-        self._pattern = re.compile(re.escape(tag) + r"-(\d{6})\.(json|safetensors)")
+        self._pattern = re.compile(re.escape(tag) + r"-(\d{6}|[1-9]\d{6,})\.(json|safetensors)")
 
     def files(self) -> dict[int, set[str]]:
         """Suffixes present, by number."""
@@ -165,7 +165,7 @@ class CheckpointFolder:
             "sha256": hashlib.sha256(payload).hexdigest(),
             "state": packed,
         }
-        what = "a checkpoint (the earlier one is intact)"
+        what = "a checkpoint" if self.newest() is None else "a checkpoint (the earlier one is intact)"
         try:
             atomic_write(self.path(number, "safetensors"), payload, what)
             atomic_write(self.path(number, "json"), json.dumps(sidecar, indent=1).encode(), what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,8 +23,7 @@ class ComplexSystem(System):
 
     Raises:
         ConfigError: an activation that is not holomorphic, or inputs that are not affine in the state; names the layer
-            and
-            what to use instead.
+            and what to use instead.
     """
 
     affine = True
@@ -40,7 +40,9 @@ class ComplexSystem(System):
                 f"complex nudge: the inputs of {type(system).__name__} may not be affine in the state; use a "
                 "HopfieldNetwork or DirectedNetwork, or contour='centred'"
             )
-        self.shapes, self.activations, self.blocks = system.shapes, system.activations, system.blocks
+        self.shapes, self.blocks = system.shapes, system.blocks
+        # the bounds of an activation hold on the real line only: a solver must not project a complex state on them
+        self.activations = tuple(replace(rho, bounds=None) for rho in system.activations)
         self._system = system
 
     def new_cache(self, products: torch.dtype | None = None) -> Cache:

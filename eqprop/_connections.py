@@ -55,7 +55,7 @@ class Dense:
 
 
 class DenseConnection(nn.Module):
-    """Weights of a ``Dense`` connection, ``[out, in]`` or, for an ensemble of models, ``[model, out, in]``."""
+    """Weights of a ``Dense`` connection, ``[out, in]``."""
 
     weight: nn.Parameter
 
@@ -78,11 +78,9 @@ class DenseConnection(nn.Module):
     def add_gradient(self, pre: Tensor, post: Tensor) -> None:
         """``weight.grad += sum over the batch of post pre^T``; ``[batch, in]``, ``[batch, out]``."""
         if self.weight.grad is None:
-            self.weight.grad = torch.matmul(post.mT, pre)
-        elif post.dim() == 2:
-            self.weight.grad.addmm_(post.mT, pre)
+            self.weight.grad = torch.mm(post.mT, pre)
         else:
-            self.weight.grad.baddbmm_(post.mT, pre)
+            self.weight.grad.addmm_(post.mT, pre)
 
 
 def _dense_product(operand: Tensor, products: torch.dtype | None) -> Product:
@@ -93,16 +91,8 @@ def _dense_product(operand: Tensor, products: torch.dtype | None) -> Product:
             return z + torch.matmul(s.to(products), low).to(s.dtype)
 
         return add_low
-    if operand.dim() == 2:
 
-        def add(z: Tensor, s: Tensor, owned: bool) -> Tensor:
-            if s.dim() == 2:
-                return z.addmm_(s, operand) if owned else torch.addmm(z, s, operand)
-            return z + torch.matmul(s, operand)
+    def add(z: Tensor, s: Tensor, owned: bool) -> Tensor:
+        return z.addmm_(s, operand) if owned else torch.addmm(z, s, operand)
 
-        return add
-
-    def add_ensemble(z: Tensor, s: Tensor, owned: bool) -> Tensor:
-        return torch.baddbmm(z, s, operand)
-
-    return add_ensemble
+    return add

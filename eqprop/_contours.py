@@ -107,9 +107,8 @@ def contour(name: str, beta: float, points: int = 2) -> Contour:
     ===============  =========================================  ======================================================
     name             derivative                                 error
     ===============  =========================================  ======================================================
-    ``one-sided``    ``(g(b) - g(0)) / b``                      O(b) (Scellier & Bengio 2017, Eq. 11); with ``b < 0``
-    the
-                                                                negative perturbation of Scellier et al. 2023
+    ``one-sided``    ``(g(b) - g(0)) / b``                      O(b) (Scellier & Bengio 2017, Eq. 11); ``b < 0`` is
+                                                                the negative perturbation of Scellier et al. 2023
     ``random-sign``  the same, sign drawn a sample              O(b), of zero mean to first order
     ``centred``      ``(g(b) - g(-b)) / 2b``                    O(b^2) (Laborieux et al. 2021, Eq. 8)
     ``cauchy``       ``1/N sum_k g(b_k) / b_k``,                O(b^N) (Laborieux & Zenke 2022, Eq. 10); ``N = 1`` and 2

@@ -12,7 +12,7 @@ from eqprop._activations import Activation
 from eqprop._contours import contour
 from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State
-from eqprop._phases import PhasedRule, cleared, groups, only, require_energy, settle_in_full, with_samples
+from eqprop._phases import PhasedRule, cleared, groups, mean_loss, only, require_energy, settle_in_full, with_samples
 from eqprop._relax import Solution, relax
 from eqprop._rule import RuleStep, Sample, add_readout_gradient, at_equilibrium, loss_gradient
 
@@ -64,7 +64,7 @@ class _ClampedRule(PhasedRule):
         if counted is not None:
             rest = cleared(rest, counted)
         add_readout_gradient(network, self.loss_function, kept, rest, weight)
-        return RuleStep((kept.loss * weight).sum(), sample.output, free, drive, nudged, counted)
+        return RuleStep(mean_loss(kept.loss, weight), sample.output, free, drive, nudged, counted)
 
     def _clamped_phases(
         self, network: Network, drive: Drive, free: Solution, hold: _Hold, loss: Tensor

@@ -67,8 +67,7 @@ class EnergyNetwork(_FunctionNetwork):
     Args:
         energy: the module.
         layers: the clamped input first; activations must be projections (``linear``, ``hard_sigmoid``, ``relu6``),
-            which
-            here only say in which range the states live.
+            which here only say in which range the states live.
         readout: outputs of a linear readout outside the dynamics, or None.
 
     Raises:

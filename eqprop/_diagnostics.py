@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eqprop._contours import contour
+from eqprop._contours import Contour, contour
 from eqprop._costs import Cost
 from eqprop._costs import cost as cost_named
-from eqprop._errors import ConfigError
+from eqprop._names import lookup
 from eqprop._network import Drive, Network, State
 from eqprop._nudge import CostNudge
 from eqprop._relax import Stop, Sweeps, relax
@@ -127,9 +127,8 @@ def match_increments(
         drive = network.drive(x)
         rest = relax(network, network.initial_state(len(drive.x)), drive, solver=Alternating(), stop=free).state
         sample = at_equilibrium(network, loss, rest, y)
-    ep = _ep_increments(
-        network, drive, rest, loss, sample.target, contour(contour_name, beta).betas, beta, sweeps, alternating
-    )
+    shape = contour(lookup("contour", contour_name, {n: n for n in ("centred", "one-sided")}), beta)
+    ep = _ep_increments(network, drive, rest, loss, sample.target, shape, sweeps, alternating)
     bptt = _bptt_steps(network, x, rest, loss, sample.target, sweeps, solver)
     single = [match(g, t) for g, t in zip(ep, bptt, strict=True)]
     total = [match(g, t) for g, t in zip(torch.stack(ep).cumsum(0), torch.stack(bptt).cumsum(0), strict=True)]
@@ -144,14 +143,13 @@ def _ep_increments(
     rest: State,
     cost: Cost,
     target: Tensor,
-    betas: tuple[float, ...],
-    beta: float,
+    shape: Contour,
     sweeps: int,
     alternating: bool,
 ) -> list[Tensor]:
     batch = len(drive.x)
     responses: list[list[State]] = []
-    for b in betas:
+    for b in shape.betas:
         states: list[State] = [rest]
         nudge = CostNudge(network, cost, target, target.new_full((batch, 1), b))
         relax(
@@ -168,9 +166,8 @@ def _ep_increments(
     for t in range(sweeps):
         direction = []
         for l in range(len(rest)):
-            steps = [(r[t + 1][l] - r[t][l]) for r in responses]
-            d = (steps[0] - steps[1]) / (2 * beta) if len(steps) == 2 else steps[0] / beta
-            direction.append(-d / batch)
+            steps = [w * (r[t + 1][l] - r[t][l]) for w, r in zip(shape.weights, responses, strict=True)]
+            direction.append(-torch.stack(steps).sum(0) / batch)
         increments.append(_tangent_vector(network, rest, tuple(direction), drive.x))
     return increments
 
@@ -226,6 +223,4 @@ def _bptt_steps(
         steps.append(
             torch.cat([(torch.zeros_like(v) if g is None else g).flatten() for g, v in zip(part, values, strict=True)])
         )
-    if not steps:
-        raise ConfigError(f"match_increments: got sweeps={sweeps}, needed at least 1")
     return steps[::-1]

@@ -13,7 +13,7 @@ from eqprop._activations import activation
 from eqprop._contours import contour
 from eqprop._network import Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
-from eqprop._phases import PhasedRule, cleared, only
+from eqprop._phases import PhasedRule, cleared, mean_loss, only
 from eqprop._relax import Stop, Sweeps, relax
 from eqprop._rule import RuleStep, add_readout_gradient, at_equilibrium
 
@@ -60,7 +60,7 @@ class DyadicEP(PhasedRule):
         direction = tuple(e * weight.reshape(-1, *[1] * (e.dim() - 1)) for e in error)
         network.add_tangent_gradient(rest, direction, step.drive.x)
         add_readout_gradient(network, self.loss_function, kept, rest, weight)
-        return replace(step, loss=(kept.loss * weight).sum(), counted=counted)
+        return replace(step, loss=mean_loss(kept.loss, weight), counted=counted)
 
     @torch.no_grad()
     def error_vector(

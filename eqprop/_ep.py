@@ -18,7 +18,7 @@ from eqprop._names import lookup
 from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
 from eqprop._pairs import halves
-from eqprop._phases import PhasedRule, cleared, groups, only, settle_in_full, with_samples
+from eqprop._phases import PhasedRule, cleared, groups, mean_loss, only, settle_in_full, with_samples
 from eqprop._relax import Solution, relax
 from eqprop._rule import (
     RuleStep,
@@ -94,11 +94,12 @@ class EquilibriumPropagation(PhasedRule):
             )
         if self.contour != "derivative":
             lowest = contour(self.contour, self.beta, self.points).lowest
-            if lowest <= -1.0 and isinstance(self.loss_function, SquaredError):
+            reach = abs(self.beta) >= 1.0 and self.contour == "cauchy" and self.points > 2
+            if (lowest <= -1.0 or reach) and isinstance(self.loss_function, SquaredError):
                 raise ConfigError(
-                    f"beta: got {self.beta} with contour {self.contour!r}, whose nudge reaches {lowest:g}; needed "
-                    "above -1, where the energy no longer holds a squared error; write beta=0.1, or "
-                    "contour='one-sided' with beta > 0"
+                    f"beta: got {self.beta} with contour {self.contour!r}, whose nudges reach {lowest:g}; needed "
+                    "above -1, and a circle of radius below 1: beyond, no energy holds a squared error; "
+                    "write beta=0.1, or contour='one-sided' with beta > 0"
                 )
         elif self.correction is not None:
             raise ConfigError("contour: 'derivative' with a correction is the adjoint itself; use RecurrentBackprop")
@@ -125,7 +126,7 @@ class EquilibriumPropagation(PhasedRule):
         else:
             network.add_tangent_gradient(rest, self._error(network, phases, rest), found.drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep((sample.loss * weight).sum(), found.sample.output, free, found.drive, found.nudged, counted)
+        return RuleStep(mean_loss(sample.loss, weight), found.sample.output, free, found.drive, found.nudged, counted)
 
     @torch.no_grad()
     def error_vector(

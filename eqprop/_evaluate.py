@@ -42,8 +42,10 @@ def evaluate(network: Network, data: Batches, rule: Rule, *, batch_size: int = 5
     Waits for the device once, at the end.
 
     Raises:
-        DataError: no samples.
+        DataError: no samples, or data that do not come in batches.
     """
+    if not callable(getattr(data, "batches", None)):
+        raise DataError(f"evaluate: got {type(data).__name__}, needed batches; write eqprop.Split(images, labels)")
     if len(data) == 0:
         raise DataError("evaluate: got 0 samples, needed at least 1")
     totals: Tensor | None = None

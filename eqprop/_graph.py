@@ -257,8 +257,7 @@ class GraphNetwork(Network):
             sizes: units of the input, each hidden layer, and the output layer.
             activation: of the hidden layers.
             output_activation: of the output layer; by default that of the hidden layers. A bounded output keeps
-                learning
-                stable at rates where a linear one diverges.
+                learning stable at rates where a linear one diverges.
             readout: number of outputs of a linear readout outside the dynamics (for cross-entropy), or None.
             initializer, gain: of all weights, see ``eqprop.Dense``. The default gain is half of what a feed-forward
                 network takes: every weight also feeds back, and at gain 1 a wide network starts saturated.

@@ -10,10 +10,11 @@ The leak ``-1`` of each unit is symmetric and drops out. The homeostatic loss is
     S = E_e [ ||M e||^2 - e^T M^2 e ] = E_e [ 1/2 ||M e - M^T e||^2 ] = 2 ||A||_F^2,   A = (M - M^T) / 2,
 
 and the regulariser adds the gradient of ``lambda/2 S``, with the free equilibrium held fixed. For a pair of dense
-layers joined by ``W`` (forwards) and ``B`` (back), ``S`` in activation coordinates is exactly ``||W - B^T||_F^2``, so
-that ``lambda`` is the rate at which ``W - B^T`` decays, whatever the size of the network. The published coefficient
-``c`` multiplies ``S / n`` with ``n`` the number of moving units: ``lambda = 2 c / n``. On a loop without reciprocal
-connections ``S`` in activation coordinates is ``sum ||W||^2``: plain weight decay at rate ``lambda``.
+layers joined by ``W`` (forwards) and ``B`` (back), ``S`` in activation coordinates is exactly ``||W - B^T||_F^2``: each
+weight moves at ``lambda (W - B^T)``, and their difference decays at the rate ``2 lambda``, whatever the size of the
+network. The published coefficient ``c`` multiplies ``S / n`` with ``n`` the number of moving units: ``lambda = 2 c /
+n``. On a loop without reciprocal connections ``S`` in activation coordinates is ``sum ||W||^2``: plain weight decay at
+rate ``lambda``.
 
 Source: Laborieux & Zenke 2024, Eq. 12 (first form, with probes); the second form is never negative and varies less.
 """
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._names import lookup
 from eqprop._network import Drive, Network, State
+from eqprop._phases import cleared
 from eqprop._rule import RuleStep
 
 _COORDINATES = {"activation": None, "membrane": None}
@@ -120,23 +122,32 @@ class JacobianHomeostasis:
         rate = self.coefficient * self.every
         if self.per == "unit":
             rate *= 2 / sum(math.prod(shape) for shape in network.shapes)
-        return self.apply(network, step.free.state, step.drive, rate)
+        return self.apply(network, step.free.state, step.drive, rate, step.counted)
 
     def loss(self, network: Network, state: State, drive: Drive) -> HomeostaticLoss:
         """``S`` at the free equilibrium, by the chosen estimator, batch mean; no gradient."""
         return self.apply(network, state, drive, 0.0)
 
-    def apply(self, network: Network, state: State, drive: Drive, rate: float) -> HomeostaticLoss:
-        """``S``, and the gradient of ``rate/2 S`` where ``rate`` is not 0."""
-        slopes = self._slopes(network, state, drive)
+    def apply(
+        self, network: Network, state: State, drive: Drive, rate: float, counted: Tensor | None = None
+    ) -> HomeostaticLoss:
+        """``S``, mean over counted samples, and the gradient of ``rate/2 S`` where ``rate`` is not 0."""
+        # every term is quadratic in slopes and probes: a sample that is left out gets zeros, the others their share
+        share = state[0].new_ones(len(state[0]))
+        if counted is not None:
+            state = cleared(state, counted)
+            kept = counted.to(share.dtype)
+            share = kept * (len(kept) / kept.sum().clamp(min=1)).sqrt()
         if self.estimator == "exact":
             if not isinstance(network, GraphNetwork):
                 raise ConfigError(
                     f"estimator: 'exact' needs dense connections and {type(network).__name__} may have others; write "
                     "estimator='symmetric'"
                 )
+            slopes = self._slopes(network, state, drive)
+            slopes = None if slopes is None else _by_sample(slopes, share)
             return _exact(network, slopes, rate, _TERMS[self.terms])
-        return self._probed(network, state, drive, slopes, rate)
+        return self._probed(network, state, drive, share, rate)
 
     def _slopes(self, network: Network, state: State, drive: Drive) -> State | None:
         if self.coordinates == "activation":
@@ -145,13 +156,11 @@ class JacobianHomeostasis:
             z = network.inputs(state, drive)
             return tuple(rho.derivative(v) for rho, v in zip(network.activations, z, strict=True))
 
-    def _probed(
-        self, network: Network, state: State, drive: Drive, slopes: State | None, rate: float
-    ) -> HomeostaticLoss:
+    def _probed(self, network: Network, state: State, drive: Drive, share: Tensor, rate: float) -> HomeostaticLoss:
         n = self.probes
-        state, drive = network.repeat_state(state, n), network.repeat_drive(drive, n)
-        slopes = None if slopes is None else network.repeat_state(slopes, n)
-        e = tuple(self._draw(s) for s in state)
+        state, drive, share = network.repeat_state(state, n), network.repeat_drive(drive, n), share.repeat(n)
+        slopes = self._slopes(network, state, drive)
+        e = _by_sample(tuple(self._draw(s) for s in state), share)
         layers = range(len(state)) if self.layerwise else [None]
         norm = symmetry = state[0].new_zeros(())
         first, second = _TERMS[self.terms]
@@ -194,6 +203,10 @@ def _terms(
         return _dot(_minus(forth, back), _minus(forth, back)) / 2, forth[0].new_zeros(())
     # e^T M^2 e = (M^T e) . (M e): no second Jacobian product
     return _dot(forth, forth), -_dot(back, forth)
+
+
+def _by_sample(state: State, share: Tensor) -> State:
+    return tuple(s * share.reshape(-1, *[1] * (s.dim() - 1)) for s in state)
 
 
 def _product(a: State, b: State) -> State:
@@ -257,9 +270,12 @@ class KolenPollack:
 
     Args:
         decay: rate of decay.
+
+    Must come first among a rule's regularisers: averaging would cancel what another did to the difference of a pair.
     """
 
     decay: float = 1e-3
+    shares_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.decay) and self.decay >= 0.0):
@@ -271,7 +287,10 @@ class KolenPollack:
         for forward, backward in _pairs(network, "KolenPollack"):
             w, b = forward.weight, backward.weight
             if w.grad is None or b.grad is None:
-                raise ConfigError("KolenPollack: got no gradient to share; use it as one of a rule's regularisers")
+                raise ConfigError(
+                    "KolenPollack: got a pair of weights of which one has no gradient; use a rule that gives both "
+                    "one (EP, TruncatedBPTT): the feed-forward twin of Backprop leaves feedback weights without"
+                )
             shared = 0.5 * (w.grad + b.grad.mT)
             w.grad = shared.add(w, alpha=self.decay)
             b.grad = shared.mT.add(b, alpha=self.decay).contiguous()

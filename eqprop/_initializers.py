@@ -38,7 +38,7 @@ def initial_weight(
     knows; the default is the scheme's own.
 
     Raises:
-        ConfigError: unknown initialiser or gain.
+        ConfigError: unknown initialiser, or a gain that is no finite number of at least 0.
     """
     fan, distribution, default_gain = lookup("initializer", initializer, _SCHEMES)
     if gain is None:
@@ -48,6 +48,8 @@ def initial_weight(
             gain = float(torch.nn.init.calculate_gain(gain))  # type: ignore[arg-type]
         except ValueError as error:
             raise ConfigError(f"gain: got {gain!r}, needed a number or a name: {error}") from error
+    if not isinstance(gain, int | float) or not math.isfinite(gain) or gain < 0:
+        raise ConfigError(f"gain: got {gain!r}, needed a finite number of at least 0 or a name; write gain=0.5")
     weight = torch.empty(shape, dtype=dtype)
     receptive = math.prod(shape[2:])
     fan_in, fan_out = shape[1] * receptive, shape[0] * receptive

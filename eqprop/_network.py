@@ -122,7 +122,7 @@ class System:
         )
 
     def distance(self, a: State, b: State) -> Tensor:
-        """``max over units |a - b|`` a sample: ``[batch]`` (or ``[model, batch]``)."""
+        """``max over units |a - b|`` a sample: ``[batch]``."""
         result: Tensor | None = None
         for p, q, shape in zip(a, b, self.shapes, strict=True):
             d = (p - q).abs_().amax(dim=tuple(range(-len(shape), 0)))
@@ -350,11 +350,10 @@ class Network(System, nn.Module):
 
     # -- conveniences --------------------------------------------------------------------------------------------------
 
-    def initial_state(self, batch: int | tuple[int, ...]) -> State:
-        """Zeros, ``[batch, *shape]`` a layer (or ``[model, batch, *shape]``)."""
-        lead = (batch,) if isinstance(batch, int) else tuple(batch)
+    def initial_state(self, batch: int) -> State:
+        """Zeros, ``[batch, *shape]`` a layer."""
         like = next(self.parameters())
-        return tuple(like.new_zeros(lead + shape) for shape in self.shapes)
+        return tuple(like.new_zeros((batch, *shape)) for shape in self.shapes)
 
     def output(self, state: State) -> Tensor:
         """``[batch, outputs]``: the flattened output layer, through the readout where there is one."""

@@ -17,7 +17,7 @@ from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
-from eqprop._phases import cleared, mean_weights
+from eqprop._phases import cleared, mean_loss, mean_weights
 from eqprop._relax import Solution, Status, Sweeps, relax
 from eqprop._rule import Rule, RuleStep, add_readout_gradient, at_equilibrium
 
@@ -79,11 +79,11 @@ class OscillatingEP(Rule):
         for name in ("tolerance", "max_residual"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, needed a positive number, as 0.5")
-        lowest = contour("cauchy", self.beta, self.points).lowest
-        if lowest <= -1.0 and isinstance(self.loss_function, SquaredError):
+        contour("cauchy", self.beta, self.points)
+        if abs(self.beta) >= 1.0 and isinstance(self.loss_function, SquaredError):
             raise ConfigError(
-                f"beta: got {self.beta}, whose circle reaches {lowest:g}; needed above -1, where the energy no longer "
-                "holds a squared error; write beta=0.4"
+                f"beta: got {self.beta}, needed a circle of radius below 1: at -1 the energy no longer holds a squared "
+                "error; write beta=0.4"
             )
 
     @torch.no_grad()
@@ -95,7 +95,7 @@ class OscillatingEP(Rule):
         direction = tuple(-u * weight.reshape(-1, *[1] * (u.dim() - 1)) for u in cleared(response, counted))
         network.add_tangent_gradient(rest, direction, step.drive.x)
         add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return replace(step, loss=(sample.loss * weight).sum(), counted=counted)
+        return replace(step, loss=mean_loss(sample.loss, weight), counted=counted)
 
     @torch.no_grad()
     def error_vector(

@@ -6,6 +6,8 @@ and costs need complex arithmetic, which is here.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def logistic(a: Tensor, b: Tensor) -> Pair:
     ``1 + exp(-a)(cos b - i sin b)`` is inverted by its modulus; ``a`` is cut where the result is below rounding and the
     square of the exponential would overflow.
     """
-    e = a.clamp(min=-40.0 if a.dtype == torch.float32 else -300.0).neg_().exp_()
+    e = a.clamp(min=-0.45 * math.log(torch.finfo(a.dtype).max)).neg_().exp_()
     re = (e * b.cos()).add_(1)
     im = e.mul_(b.sin())
     scale = torch.addcmul(re * re, im, im).reciprocal_()

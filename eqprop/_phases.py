@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ def mean_weights(loss: Tensor, counted: Tensor) -> Tensor:
     return mask / mask.sum().clamp(min=1)
 
 
+def mean_loss(loss: Tensor, weight: Tensor) -> Tensor:
+    """Mean loss of the counted samples; NaN where none counts, lest a run that never settles look perfect."""
+    return (loss * weight).sum() / weight.sum()
+
+
 def only(sample: Sample, counted: Tensor | None) -> Sample:
     """The sample with zeros where it is left out: a NaN times a weight of zero would still be NaN."""
     if counted is None:
@@ -53,12 +58,16 @@ def only(sample: Sample, counted: Tensor | None) -> Sample:
 
 
 def settle_in_full(rule: Rule, network: Network, drive: Drive, start: State | None) -> Solution:
-    """The free phase of a rule whose readout sees the free state itself: it ends with sweeps in full precision."""
+    """The free phase of a rule whose readout sees the free state itself: it ends in full precision.
+
+    After low-precision products it goes on to tolerance, also after ``Sweeps(n)``; the sweeps of both are counted.
+    """
     free = rule.settle(network, drive, start)
     if rule.products is None:
         return free
     stop = rule.free if isinstance(rule.free, Stop) else Stop(rule.free.tol)
-    return relax(network, free.state, drive, solver=rule.solver, stop=stop)
+    full = relax(network, free.state, drive, solver=rule.solver, stop=stop)
+    return replace(full, sweeps=full.sweeps + free.sweeps)
 
 
 def require_energy(rule: str, network: Network) -> None:

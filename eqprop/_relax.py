@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +20,12 @@ Observer = Callable[[int, State], None]
 
 
 class Status:
-    """Outcome of a relaxation, a sample each (``Solution.status``, int8)."""
+    """Outcome of a relaxation, a sample each (``Solution.status``, int8); the same under ``Stop`` and ``Sweeps``.
+
+    ``OSCILLATING``: after 3 sweeps or more the state is that of two sweeps ago, within ``tol`` and within a thousandth
+    of the last step, so that steps do not shrink (not for a solver with a memory). ``DIVERGED``: the residual is more
+    than 1e4 times ``1 +`` that of the first sweep.
+    """
 
     CONVERGED: ClassVar[int] = 0
     MAX_SWEEPS: ClassVar[int] = 1
@@ -47,6 +53,9 @@ class Stop:
         tol: bound on ``max over units |update(s) - s|``.
         max_sweeps: then the sample is ``MAX_SWEEPS``.
         block: sweeps between two looks.
+
+    Raises:
+        ConfigError: a bound that is negative or not finite, or a number of sweeps that is not whole and positive.
     """
 
     tol: float = 1e-4
@@ -54,20 +63,38 @@ class Stop:
     block: int = 10
 
     def __post_init__(self) -> None:
-        if not self.tol >= 0.0 or self.max_sweeps < 1 or self.block < 1:
-            raise ConfigError(f"Stop: got {self}, needed tol >= 0, max_sweeps >= 1, block >= 1")
+        if not _is_bound(self.tol) or not _is_count(self.max_sweeps) or not _is_count(self.block):
+            raise ConfigError(
+                f"Stop: got {self}, needed tol >= 0, max_sweeps >= 1, block >= 1: tol finite, the others whole numbers"
+            )
 
 
 @dataclass(frozen=True)
 class Sweeps:
-    """Exactly ``n`` sweeps, as papers do; ``tol`` only decides which samples are called converged."""
+    """Exactly ``n`` sweeps, as papers do, for every sample; ``tol`` only decides what ``status`` says.
+
+    The first and the last residual, and the last step back over two sweeps, are computed once, at the end.
+
+    Raises:
+        ConfigError: ``n`` is no whole number of at least 1, or ``tol`` is negative or not finite.
+    """
 
     n: int
     tol: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not isinstance(self.n, int) or self.n < 1:
+        if not _is_count(self.n):
             raise ConfigError(f"Sweeps: got n={self.n}, needed a whole number of at least 1")
+        if not _is_bound(self.tol):
+            raise ConfigError(f"Sweeps: got tol={self.tol}, needed a finite number of at least 0")
+
+
+def _is_bound(tol: object) -> bool:
+    return isinstance(tol, int | float) and math.isfinite(tol) and tol >= 0.0
+
+
+def _is_count(n: object) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
 
 
 @dataclass(frozen=True)
@@ -79,7 +106,8 @@ class Solution:
         residual: ``max |update(s) - s|`` over the units at the last sweep, in block order.
         sweeps: sweeps that the sample took (int32).
         status: one of ``Status`` (int8).
-        rate: contraction of the residual a sweep; NaN where fewer than two residuals were seen.
+        rate: contraction of the residual a sweep, over the last block or (``Sweeps``, first block) from the first to
+            the last sweep; 0 where the residual is 0, else NaN after a single sweep.
     """
 
     state: State
@@ -92,7 +120,8 @@ class Solution:
     def error_estimate(self) -> Tensor:
         """``residual / (1 - rate)``: the distance to the fixed point, where a small step is not a small error.
 
-        NaN where the rate is: under ``Sweeps``, which looks at one residual only.
+        Infinite where the residual does not fall, NaN where the rate is. After few sweeps the rate is a mean over the
+        transient, and under ``Sweeps`` always: there it is the order of the error, not a bound.
         """
         return self.residual / (1 - self.rate.clamp(0.0, 1.0))
 
@@ -163,15 +192,13 @@ def relax(
         that became NaN keeps the last finite state that was seen at a block's end.
 
     Raises:
-        ConfigError: a state whose shape does not fit, or an unknown precision.
+        ConfigError: a state whose shape or dtype does not fit, or an unknown precision.
         ConvergenceError: only with ``throw``.
     """
     solver = Alternating() if solver is None else solver
     stop = Stop() if stop is None else stop
-    if not isinstance(stop, Stop | Sweeps):
-        raise ConfigError(f"stop: got {stop!r}, needed eqprop.Stop(tol=1e-4) or eqprop.Sweeps(20)")
-    if not callable(getattr(solver, "step", None)):
-        raise ConfigError(f"solver: got {solver!r}, needed a solver, as eqprop.Alternating()")
+    require_stop("stop", stop)
+    require_solver("solver", solver)
     _check_state(network, state, drive)
     low = None if products is None else lookup("products", products, PRECISIONS)
     with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
@@ -190,6 +217,18 @@ def residual(network: System, state: State, drive: Drive, nudge: Any = None) -> 
         return network.distance(image, state)
 
 
+def require_stop(what: str, stop: object) -> None:
+    """Raises ``ConfigError`` unless ``stop`` says when a relaxation ends."""
+    if not isinstance(stop, Stop | Sweeps):
+        raise ConfigError(f"{what}: got {stop!r}, needed eqprop.Stop(tol=1e-4) or eqprop.Sweeps(20)")
+
+
+def require_solver(what: str, solver: object) -> None:
+    """Raises ``ConfigError`` unless ``solver`` makes steps."""
+    if isinstance(solver, type) or not callable(getattr(solver, "step", None)):
+        raise ConfigError(f"{what}: got {solver!r}, needed a solver, as eqprop.Alternating()")
+
+
 def _check_state(network: System, state: State, drive: Drive) -> None:
     shapes = network.shapes
     fits = len(state) == len(shapes)
@@ -206,6 +245,12 @@ def _check_state(network: System, state: State, drive: Drive) -> None:
         raise ConfigError(
             f"state: got batches {got} for {samples} samples of input, needed the same in all layers; "
             f"write network.initial_state({samples})"
+        )
+    needed = (drive.terms[0] if drive.terms else drive.x).dtype
+    if any(s.dtype != needed for s in state):
+        got = ", ".join(str(s.dtype) for s in state)
+        raise ConfigError(
+            f"state: got {got} under a drive of {needed}, needed the same; write tuple(s.to({needed}) for s in state)"
         )
 
 
@@ -239,10 +284,11 @@ def _fixed(problem: Problem, state: State, solver: Solver, stop: Sweeps, observe
     block = _sweep_block(problem, state, None, solver, stop.n, 0, observer)
     with torch.no_grad():
         size = problem.system.distance(*block.tail)
-        status = torch.where(size <= stop.tol, Status.CONVERGED, Status.MAX_SWEEPS)
-        status = torch.where(torch.isfinite(size), status, Status.NONFINITE).to(torch.int8)
+        first = problem.system.distance(*block.head) if stop.n > 1 else size
+        rate = _rate(size, first, stop.n - 1)
+        status = _outcome(problem.system, block, size, first, stop.n, stop.tol)
         sweeps = torch.full_like(size, stop.n, dtype=torch.int32)
-    return Solution(block.state, size, sweeps, status, torch.full_like(size, torch.nan))
+    return Solution(block.state, size, sweeps, status, rate)
 
 
 def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, observer: Observer | None) -> Solution:
@@ -278,19 +324,12 @@ def _assess(
     finite = torch.isfinite(size)
     if last is None:
         running = torch.ones_like(finite)
-        rate = (size / first) ** (1.0 / (n - 1)) if n > 1 else torch.full_like(size, torch.nan)
-        outcome = torch.where(size <= tol, Status.CONVERGED, Status.MAX_SWEEPS)
+        rate = _rate(size, first, n - 1)
+        outcome = _outcome(system, block, size, first, n, tol)
     else:
         running = last.status == Status.MAX_SWEEPS
-        rate = (size / last.residual) ** (1.0 / n)
-        outcome = torch.full_like(last.status, Status.MAX_SWEEPS)
-        if block.memory is None:  # a solver with a memory may pass twice through one state and still go on
-            swing = system.distance(block.state, block.before)
-            stuck = (swing <= tol) & (rate > 0.99)
-            outcome = torch.where(stuck, Status.OSCILLATING, outcome)
-        outcome = torch.where(size > 1e4 * (1 + first), Status.DIVERGED, outcome)
-        outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
-    outcome = torch.where(finite, outcome, Status.NONFINITE).to(torch.int8)
+        rate = _rate(size, last.residual, n)
+        outcome = _outcome(system, block, size, first, n + 1, tol)
     # frozen samples keep their state; one that broke in this block goes back to where the block began
     state = block.state
     if block.memory is not None:
@@ -306,6 +345,25 @@ def _assess(
         torch.where(running, outcome, last.status),
         torch.where(running, rate, last.rate),
     )
+
+
+def _rate(size: Tensor, earlier: Tensor, sweeps: int) -> Tensor:
+    """Contraction a sweep between two residuals that are ``sweeps`` apart; 0 where nothing is left to contract."""
+    rate = (size / earlier) ** (1.0 / sweeps) if sweeps else torch.full_like(size, torch.nan)
+    return torch.where(size == 0, 0.0, rate)
+
+
+def _outcome(system: System, block: _Block, size: Tensor, first: Tensor, seen: int, tol: float) -> Tensor:
+    """Statuses after a block; ``seen``: the residuals that it and the look before give."""
+    outcome = torch.where(size > 1e4 * (1 + first), Status.DIVERGED, Status.MAX_SWEEPS)
+    if block.memory is None and seen > 2:  # a solver with a memory may pass twice through one state and still go on
+        swing = system.distance(block.state, block.before)
+        # the residual of a flow is not its step; a slow decay, of whatever sign, moves by more than this share of one
+        plain = block.tail[0] is block.state
+        step = size if plain else system.distance(block.state, block.tail[1])
+        outcome = torch.where((swing <= tol) & (swing <= 1e-3 * step), Status.OSCILLATING, outcome)
+    outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
+    return torch.where(torch.isfinite(size), outcome, Status.NONFINITE).to(torch.int8)
 
 
 class _Look:

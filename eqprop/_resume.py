@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -9,33 +10,60 @@ import torch
 from torch import nn
 
 from eqprop._checkpoints import load_weights
+from eqprop._costs import FunctionCost
 from eqprop._errors import EqPropError, RunFolderError
-from eqprop._runs import Run
+from eqprop._runs import Run, system_record
 
 if TYPE_CHECKING:
     from eqprop._trainer import Trainer
 
 
-def network_spec(network: nn.Module) -> dict[str, Any] | None:
-    """The network's description, or None where it has none (the user's own functions): `eqprop.load` says so."""
+def network_record(network: nn.Module) -> dict[str, Any]:
+    """The network's description, or why it has none (the user's own functions): `eqprop.load` says so."""
     describe = getattr(network, "spec", None)
+    if describe is None:
+        return {"spec": None, "spec_error": f"its class {type(network).__name__} has no spec()"}
     try:
-        return describe() if describe is not None else None
-    except EqPropError:
-        return None
+        return {"spec": describe()}
+    except EqPropError as error:
+        return {"spec": None, "spec_error": str(error)}
+
+
+def _qualified(function: Any) -> str:
+    """Module and name of a function, or of the class of a callable object (one that has no name of its own)."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _own_network(network: nn.Module) -> dict[str, Any]:
+    """What tells a network without a spec from another: its class, its function and its parameters."""
+    record: dict[str, Any] = {"class": type(network).__name__}
+    if (function := getattr(network, "function", None)) is not None:
+        record["function"] = _qualified(getattr(function, "_function", function))
+    return record | {"parameters": {name: list(p.shape) for name, p in network.named_parameters()}}
+
+
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    """Learning rate of each group as it was asked for, before any schedule."""
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
 
 
 def describe(trainer: Trainer) -> dict[str, Any]:
     """Config of a run whose caller gave none. The spec of the network tells architectures apart, not weights."""
     rule_spec = getattr(trainer.rule, "spec", None)
+    rule = dict(rule_spec()) if rule_spec is not None else {"rule": type(trainer.rule).__name__}
+    cost = getattr(trainer.rule, "loss_function", None)
+    if isinstance(cost, FunctionCost):  # its name is that of every function
+        rule["cost"] = f"function {_qualified(cost.function)}"
     kinds = bool | int | float | str | tuple
+    skipped = ("params", "lr", "initial_lr")
     groups = [
-        {key: value for key, value in group.items() if key not in ("params", "lr") and isinstance(value, kinds)}
-        for group in trainer.optimizer.param_groups
+        {key: value for key, value in group.items() if key not in skipped and isinstance(value, kinds)} | {"lr": rate}
+        for group, rate in zip(trainer.optimizer.param_groups, trainer.rates, strict=True)
     ]
     return {
-        "network": network_spec(trainer.network) or type(trainer.network).__name__,
-        "rule": rule_spec() if rule_spec is not None else type(trainer.rule).__name__,
+        "network": network_record(trainer.network)["spec"] or _own_network(trainer.network),
+        "rule": rule,
         "optimizer": {"name": type(trainer.optimizer).__name__, "groups": groups},
         "scheduler": None if trainer.scheduler is None else type(trainer.scheduler).__name__,
     }
@@ -45,9 +73,10 @@ def capture(trainer: Trainer) -> dict[str, Any]:
     """Everything that decides how the run goes on."""
     rule_state = getattr(trainer.rule, "state_dict", None)
     return {
-        "spec": network_spec(trainer.network),
+        **network_record(trainer.network),
         "network": trainer.network.state_dict(),
         "optimizer": trainer.optimizer.state_dict(),
+        "rates": trainer.rates,
         "scheduler": None if trainer.scheduler is None else trainer.scheduler.state_dict(),
         "rule": None if rule_state is None else rule_state(),
         # the generator as it was before the epoch's permutation: a resumed run draws it again and skips what was done
@@ -64,6 +93,29 @@ def capture(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def summarise(trainer: Trainer) -> dict[str, Any]:
+    """What summary.json says at the end of a fit; a script may write its own over it."""
+    last = {name: value if math.isfinite(value) else None for name, value in trainer.history.last().items()}
+    data_spec = getattr(trainer.data, "spec", None)
+    device = next((p.device for p in trainer.network.parameters()), torch.device("cpu"))
+    return {
+        "epochs": trainer.epoch,
+        "steps": trainer.step,
+        "seconds": trainer.seconds,
+        "stopped": trainer.stop_reason,
+        "last": last,
+        "sweeps": {"free": last.get("free_sweeps"), "nudged": last.get("nudged_sweeps")},
+        "residuals": {
+            "mean": last.get("residual_mean"),
+            "max": last.get("residual_max"),
+            "unconverged_share": last.get("unconverged_share"),
+        },
+        "data": data_spec() if data_spec is not None else {"train": len(trainer.data.train)},
+        "config": None if trainer.run is None else trainer.run.config,
+        **system_record(device),
+    }
+
+
 def restore(trainer: Trainer, run: Run) -> None:
     """Take up the newest checkpoint; without one (killed before the first) the run starts anew.
 
@@ -73,6 +125,12 @@ def restore(trainer: Trainer, run: Run) -> None:
     state = run.checkpoints.load()
     if state is None:
         return
+    before = state.get("rates", trainer.rates)
+    if before != trainer.rates:  # a caller's own config need not name them
+        raise RunFolderError(
+            f"The run in {run.folder} cannot be resumed with another learning rate (lr: {before} there, "
+            f"{trainer.rates} asked). Repeat its rates, or write overwrite=True (--overwrite) to replace it."
+        )
     load_weights(trainer.network, state["network"], run.folder)
     try:
         trainer.optimizer.load_state_dict(state["optimizer"])

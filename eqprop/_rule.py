@@ -13,8 +13,9 @@ from torch import Tensor
 from eqprop._costs import Cost
 from eqprop._costs import cost as cost_named
 from eqprop._errors import ConfigError, DataError
+from eqprop._names import lookup
 from eqprop._network import Drive, Network, State
-from eqprop._relax import Solution, Stop, Sweeps, relax
+from eqprop._relax import PRECISIONS, Solution, Stop, Sweeps, relax, require_solver, require_stop
 from eqprop._solvers import Alternating, Solver
 
 
@@ -90,6 +91,9 @@ class Rule:
         free: when the free phase ends, ``Stop(...)`` or ``Sweeps(n)``.
         products: precision of the matrix products in the free phase, as ``"bfloat16"``; None for full.
         regularisers: change the gradient after the rule has given it, in their order, as ``JacobianHomeostasis(0.01)``.
+
+    Raises:
+        ConfigError: a setting of a wrong kind, or an unknown name; the nearest one is suggested.
     """
 
     cost: str | Cost | Callable[[Tensor, Tensor], Tensor] = "squared-error"
@@ -100,6 +104,29 @@ class Rule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost", cost_named(self.cost))
+        if self.products is not None:
+            lookup("products", self.products, PRECISIONS)
+        # `nudged` belongs to subclasses; what they leave out takes no part
+        for name in ("free", "nudged"):
+            require_stop(name, getattr(self, name, self.free))
+        for name in ("solver", "nudged_solver"):
+            solver = getattr(self, name, None)
+            if solver is not None or name == "solver":
+                require_solver(name, solver)
+        listed = isinstance(self.regularisers, tuple | list)
+        if not listed or not all(callable(getattr(r, "add_gradient", None)) for r in self.regularisers):
+            raise ConfigError(
+                f"regularisers: got {self.regularisers!r}, needed a tuple of objects with add_gradient(network, step); "
+                "write regularisers=(eqprop.JacobianHomeostasis(0.01),)"
+            )
+        object.__setattr__(self, "regularisers", tuple(self.regularisers))
+        shares = [getattr(r, "shares_gradients", False) for r in self.regularisers]
+        if any(shares[1:]):
+            # its averaging of a pair's gradients would cancel whatever an earlier one did to their difference
+            raise ConfigError(
+                "regularisers: got KolenPollack after another, whose effect on asymmetry it would average away; write "
+                "it first"
+            )
 
     @property
     def loss_function(self) -> Cost:

@@ -48,8 +48,9 @@ class Run:
     ) -> Run:
         """Start a run in `out`, or take up the one that is there.
 
-        A folder that holds a run is refused unless `resume` (same config; a number named in `extendable` may have
-        grown) or `overwrite` (removes what a run writes and nothing else). `resume` where there is no run starts one.
+        A folder with nothing but the config.json of a run that never got under way is free to take. One that holds a
+        run is refused unless `resume` (same config; a number named in `extendable` may have grown) or
+        `overwrite` (removes what a run writes and nothing else). `resume` where there is no run starts one.
         Raises RunFolderError saying what differs and what to write.
         """
         folder = Path(out)
@@ -66,6 +67,8 @@ class Run:
                     f"{folder} already has {', '.join(foreign)}, not written by a run of this package; a run would "
                     "overwrite them. Choose another folder (out=..., --out)."
                 )
+        elif not _under_way(folder):
+            pass  # an earlier start failed before it made anything: the corrected one may take the folder
         elif resume:
             _check_resumable(folder, held, config, set(extendable))
         elif overwrite:
@@ -97,9 +100,11 @@ class Run:
         return path
 
     def write_history(self, history: History) -> None:
+        """Write metrics.h5 (see `History.to_bytes`). Raises RunFolderError where it cannot be written."""
         self.write("metrics.h5", history.to_bytes(), "the metrics")
 
     def read_history(self) -> History:
+        """The series of metrics.h5, empty before the first epoch. Raises RunFolderError if the file is damaged."""
         path = self.folder / "metrics.h5"
         return History.read(path) if path.exists() else History()
 
@@ -114,21 +119,39 @@ class Run:
         return self.write("summary.json", _json(_as_json(summary)), "the summary")
 
     def read_summary(self) -> dict[str, Any]:
+        """What summary.json holds: written at the end of `Trainer.fit`, or by the script that made the run.
+
+        Raises RunFolderError where there is none yet, or it is damaged.
+        """
         path = self.folder / "summary.json"
         try:
             summary: dict[str, Any] = json.loads(path.read_bytes())
         except FileNotFoundError as error:
-            raise RunFolderError(f"{path} is missing: the run has not finished. Continue it with --resume.") from error
+            raise RunFolderError(
+                f"{path} is missing: the run has not finished. Continue it with resume=True (--resume)."
+            ) from error
         except ValueError as error:
             raise RunFolderError(f"{path} is damaged: not valid JSON ({error}).") from error
         return summary
 
 
-def load(run_folder: str | Path, *, which: str = "last", device: str | torch.device = "cpu") -> nn.Module:
+def load(
+    run_folder: str | Path,
+    *,
+    which: str = "last",
+    device: str | torch.device | None = None,
+    network: nn.Module | None = None,
+) -> nn.Module:
     """The trained network of a run folder, rebuilt from the description in its checkpoint.
 
-    `which`: "last" for the newest checkpoint, "best" for the best by validation (kept with `keep_best=True`).
-    Raises RunFolderError where there is no such checkpoint, or it is damaged or of another architecture.
+    Args:
+        which: "last" for the newest checkpoint, "best" for the best by validation (kept with `keep_best=True`).
+        device: where the network goes; None for the CPU, or to leave `network` where it is.
+        network: one of the same architecture, to take the weights and be returned: for a network of your own code,
+            which no file can describe.
+
+    Raises:
+        RunFolderError: no such checkpoint; it is damaged, or its names or shapes are of another architecture.
     """
     if which not in ("last", "best"):
         raise ConfigError(f"which={which!r} is unknown; write which='last' or which='best'.")
@@ -136,17 +159,24 @@ def load(run_folder: str | Path, *, which: str = "last", device: str | torch.dev
     folder = run.checkpoints if which == "last" else run.best
     state = folder.load()
     if state is None:
+        if which == "best":
+            raise RunFolderError(
+                f"{run.folder} has no 'best' checkpoint: it is kept by Trainer(..., keep_best=True) with a validation "
+                "split. Write which='last' for the newest."
+            )
         raise RunFolderError(f"{run.folder} has no {folder.tag!r} checkpoint. Train first, or write --resume.")
-    if state.get("spec") is None:
-        raise RunFolderError(
-            f"The checkpoint in {run.folder} has no description of its network: its class has no spec(). "
-            "Build the network and call load_state_dict yourself."
-        )
-    from eqprop import network_from_spec
+    if network is None:
+        if state.get("spec") is None:
+            reason = state.get("spec_error") or "its class has no spec()"
+            raise RunFolderError(
+                f"The checkpoint in {run.folder} has no description of its network: {reason}. Build the network again "
+                f"and write eqprop.load({str(run_folder)!r}, network=network)."
+            )
+        from eqprop import network_from_spec
 
-    network = network_from_spec(state["spec"])
+        network, device = network_from_spec(state["spec"]), device or "cpu"
     load_weights(network, state["network"], run.folder)
-    return network.to(device)
+    return network if device is None else network.to(device)
 
 
 def system_record(device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -232,6 +262,17 @@ def _held_config(folder: Path) -> dict[str, Any] | None:
         return None
     config: dict[str, Any] = held["config"]
     return config
+
+
+def _under_way(folder: Path) -> bool:
+    """Whether the run of this folder's config.json has made anything, or has runs of its own below it."""
+    made = [folder / "metrics.h5", folder / "summary.json", *folder.glob("figures/*.png")]
+    checkpoints = (CheckpointFolder(folder / "checkpoint", tag) for tag in ("checkpoint", "best"))
+    return (
+        any(path.exists() for path in made)
+        or any(pairs.newest() is not None for pairs in checkpoints)
+        or any(_under_way(config.parent) for config in folder.glob("*/config.json"))
+    )
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

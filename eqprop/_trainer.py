@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
@@ -14,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from eqprop._callbacks import Callback
+from eqprop._callbacks import Callback, Figures
 from eqprop._errors import ConfigError, DataError, TrainingError
 from eqprop._evaluate import evaluate as default_evaluate
 from eqprop._guard import Guard, Watch
 from eqprop._history import History
 from eqprop._monitor import LayerSamples, StepTotals
 from eqprop._relax import Status
-from eqprop._resume import capture, describe, network_spec, restore
+from eqprop._resume import capture, describe, network_record, rates, restore, summarise
 from eqprop._runs import Run
 
 
@@ -47,8 +48,8 @@ class Trainer:
 
     The loop is `optimizer.zero_grad(); step = rule.backward(network, x, y); optimizer.step()`. Between two looks at the
     run (see `Guard`) it does not wait for the device. With `out`, a run folder is kept: config.json, metrics.h5 and a
-    checkpoint after each epoch, from which `resume=True` continues to the same numbers, bit for bit, on the same
-    machine with the same number of threads.
+    checkpoint after each epoch, and at the end summary.json and figures (see `Figures`). From the checkpoint
+    `resume=True` continues to the same numbers, bit for bit, on the same machine with the same number of threads.
 
     Args:
         network: attractor network; trained in place.
@@ -60,7 +61,7 @@ class Trainer:
         out: run folder; None keeps nothing on disk.
         config: plain JSON description of the run for config.json; None records network, rule and optimiser.
         scheduler: `torch.optim.lr_scheduler`, stepped after each epoch (a plateau scheduler gets the validation error).
-        callbacks: see `Callback`.
+        callbacks: see `Callback`. With `out`, `Figures()` is added unless there is one already.
         checkpoint_every_steps: also checkpoint within an epoch, every so many steps.
         resume, overwrite: what to do with a run that `out` already holds (see `Run.create`).
         extendable: config keys that may have grown on resume.
@@ -107,11 +108,21 @@ class Trainer:
                 _whole(name, optional)
         if resume and out is None:
             raise ConfigError("resume=True needs the run folder to continue: write out=...")
+        _check_data(data)
         if len(data.train) == 0:
             raise DataError("The training split is empty; needed at least one sample.")
+        own = {id(p) for p in network.parameters()}
+        if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
+            raise ConfigError(
+                "optimizer: none of its parameters belongs to the network, which it would not train; build it over "
+                "those of this network, as in torch.optim.SGD(network.parameters(), lr=0.1)."
+            )
         self.network, self.rule, self.optimizer, self.data = network, rule, optimizer, data
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.scheduler, self.callbacks = scheduler, tuple(callbacks)
+        if out is not None and not any(isinstance(callback, Figures) for callback in self.callbacks):
+            self.callbacks += (Figures(),)
+        self.rates = rates(optimizer)  # before a checkpoint replaces the optimiser's groups
         self.checkpoint_every_steps, self.progress = checkpoint_every_steps, progress
         self.patience, self.keep_best = patience, keep_best
         self.guard = guard
@@ -144,22 +155,24 @@ class Trainer:
 
     def fit(self) -> History:
         """Train up to `epochs`. Raises TrainingError when the run cannot succeed; the last good checkpoint stays."""
-        for callback in self.callbacks:
-            callback.on_fit_start(self)
-        bar = tqdm(
-            total=self.epochs * self.steps_per_epoch,
-            initial=self.step,
-            unit="step",
-            disable=None if self.progress else True,  # None: no bar where standard error is not a terminal
-            dynamic_ncols=True,
-        )
-        try:
-            while self.epoch < self.epochs and self.stop_reason is None:
-                self._train_epoch(bar)
-        finally:
-            bar.close()
-        for callback in self.callbacks:
-            callback.on_fit_end(self)
+        with contextlib.ExitStack() as exits:
+            for callback in self.callbacks:
+                exits.callback(callback.on_fit_exit, self)
+                callback.on_fit_start(self)
+            bar = tqdm(
+                total=self.epochs * self.steps_per_epoch,
+                initial=self.step,
+                unit="step",
+                disable=None if self.progress else True,  # None: no bar where standard error is not a terminal
+                dynamic_ncols=True,
+            )
+            with contextlib.closing(bar):
+                while self.epoch < self.epochs and self.stop_reason is None:
+                    self._train_epoch(bar)
+            if self.run is not None:
+                self.run.write_summary(summarise(self))
+            for callback in self.callbacks:
+                callback.on_fit_end(self)
         return self.history
 
     def test(self, which: str = "last") -> Any:
@@ -254,7 +267,8 @@ class Trainer:
         if best and self.keep_best:
             self._best = {name: v.detach().clone() for name, v in self.network.state_dict().items()}
             if self.run is not None:
-                self.run.best.save({"spec": network_spec(self.network), "network": self._best, "epoch": self.epoch})
+                record = network_record(self.network)
+                self.run.best.save({**record, "network": self._best, "epoch": self.epoch})
         if self.run is not None:
             # metrics first: a run killed between the two finds more epochs than its checkpoint has, and forgets them
             self.run.write_history(self.history)
@@ -334,6 +348,16 @@ class Trainer:
         if self.guard is not None and not (finite and math.isfinite(float(step.loss))):
             self._fail("the loss or the weights are not finite (NaN or infinity)")
         self.run.checkpoints.save(capture(self))
+
+
+def _check_data(data: Any) -> None:
+    parts = [getattr(data, name, None) for name in ("train", "validation", "test")]
+    if not all(hasattr(part, "batches") and hasattr(part, "__len__") for part in parts) or not hasattr(data, "classes"):
+        raise ConfigError(
+            f"data: got {type(data).__name__}, needed an eqprop.DataSplits, or an object with its train, validation "
+            "and test (each with len() and batches(batch_size, generator=...)) and classes; write "
+            "eqprop.load_dataset(...), or eqprop.DataSplits of eqprop.Split(images, labels)."
+        )
 
 
 def _whole(name: str, value: Any) -> None:

@@ -203,7 +203,7 @@ def test_a_nudge_of_nothing_is_refused(beta: Any, contour: str) -> None:
 def test_a_nudge_that_unbinds_the_energy_is_refused(beta: float, contour: str) -> None:
     refused(
         ConfigError,
-        rf"beta: got {beta} with contour '{contour}', whose nudge reaches -.*write beta=0\.1",
+        rf"beta: got {beta} with contour '{contour}', whose nudges reach -.*write beta=0\.1",
         lambda: EquilibriumPropagation(beta=beta, contour=contour),
     )
 

@@ -65,6 +65,19 @@ def test_every_rule_trains_writes_its_folder_and_reports(
     assert network.output(network.initial_state(3)).shape == (3, 10)
 
 
+def test_no_figure_is_drawn_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    save = Run.save_figure
+
+    def counting(run: Run, name: str, figure: Any) -> Path:
+        drawn.append(name)
+        return save(run, name, figure)
+
+    monkeypatch.setattr(Run, "save_figure", counting)
+    script("--out", str(tmp_path / "run"))
+    assert sorted(drawn) == ["gradient_alignment", "learning_curves", "receptive_fields", "relaxation"]
+
+
 def test_a_folder_in_the_way_resume_and_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "run")]
     script(*out)

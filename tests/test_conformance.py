@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 import eqprop
-from eqprop import ConfigError, ConformanceError, DirectedNetwork, Drive, HopfieldNetwork, Network
-from eqprop._network import Cache, Phase
-from tests.helpers import NETWORKS, State, inputs, network, seeded
+from eqprop import ConfigError, ConformanceError, DirectedNetwork, Drive, FieldNetwork, HopfieldNetwork, Network
+from eqprop._network import Cache, Phase, System
+from tests.helpers import NETWORKS, CubicField, State, inputs, layers, network, seeded
 
 every = pytest.mark.parametrize("name", NETWORKS)
 INPUTS = "inputs are the gradient of Phi"
@@ -22,6 +22,11 @@ CONTRAST = "contrast gradient is that of the energy"
 TANGENT = "tangent gradient is that of the inputs"
 SAMPLES = "samples are independent"
 KEPT = "arguments, dtypes and shapes are kept"
+JVP = "jvp_inputs is the Jacobian"
+ADJOINT = "adjoint dynamics have the transposed Jacobian"
+AFFINE = "inputs are affine"
+GRADIENT = "energy has the gradient rho^-1(s) - inputs"
+LOW = "low precision is close to full"
 ENERGY = "energy never rises"
 
 
@@ -37,9 +42,13 @@ def test_every_check_that_applies_is_made(name: str) -> None:
     report = eqprop.check_network(network(name))
     skipped = {c.name for c in report.checks if c.deviation is None}
     has_energy = not name.startswith(("directed", "loop", "self", "user-f"))
-    expected: set[str] = set() if has_energy else {INPUTS, CONTRAST, ENERGY}
-    if name in ("chain-dsilu", "user-energy"):  # not monotone; the user's block steps are no exact minima
+    expected: set[str] = set() if has_energy else {INPUTS, CONTRAST, GRADIENT, ENERGY}
+    if name == "chain-dsilu":  # not monotone
+        expected = {GRADIENT, ENERGY}
+    if name == "user-energy":  # the user's block steps are no exact minima
         expected = {ENERGY}
+    if name.startswith("user"):
+        expected |= {AFFINE}
     assert skipped == expected
 
 
@@ -177,6 +186,58 @@ class WrongConjugate(HopfieldNetwork):
         return -super().energy(state, drive)
 
 
+class TripledJacobian(HopfieldNetwork):
+    """``3 H v`` instead of ``H v``."""
+
+    def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
+        return tuple(3 * z for z in super().jvp_inputs(state, vector, drive))
+
+
+class UntransposedAdjoint(DirectedNetwork):
+    """The network itself as its adjoint dynamics."""
+
+    def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
+        return self, drive
+
+
+class DoubledEnergy(HopfieldNetwork):
+    """Falls over sweeps as it should, and is twice too large."""
+
+    def energy(self, state: State, drive: Drive) -> Tensor:
+        return 2 * super().energy(state, drive)
+
+
+class FalselyAffine(FieldNetwork):
+    """A cubic field that says it is affine."""
+
+    affine = True
+
+    @classmethod
+    def mlp(cls, *sizes: int, **options: Any) -> FalselyAffine:
+        return cls(CubicField(), layers(5, 6, 3))
+
+
+class LostProducts(HopfieldNetwork):
+    """In low precision layers do not hear each other."""
+
+    def new_cache(self, products: torch.dtype | None = None) -> Cache:
+        return super().new_cache() if products is None else Cache(((),) * len(self.shapes))
+
+
+class WrongSignature(HopfieldNetwork):
+    """``phi`` without the drive."""
+
+    def phi(self, state: State) -> Tensor:  # type: ignore[override]
+        return state[0].sum(1)
+
+
+class Wordless(DirectedNetwork):
+    """Raises something without a text."""
+
+    def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
+        raise KeyError
+
+
 class Unfinished(DirectedNetwork):
     """A method that is not there yet."""
 
@@ -184,7 +245,15 @@ class Unfinished(DirectedNetwork):
         raise NotImplementedError("still to be written")
 
 
-WRONG: list[tuple[type[HopfieldNetwork] | type[DirectedNetwork], set[str]]] = [
+SIGNATURE = "TypeError: WrongSignature.phi() takes 2 positional arguments but 3 were given"
+WRONG: list[tuple[type[Any], set[str]]] = [
+    (TripledJacobian, {JVP}),
+    (UntransposedAdjoint, {ADJOINT}),
+    (DoubledEnergy, {GRADIENT}),
+    (FalselyAffine, {AFFINE}),
+    (LostProducts, {LOW}),
+    (WrongSignature, {f"{check}: {SIGNATURE}" for check in (INPUTS, GRADIENT, CONTRAST, ENERGY)}),
+    (Wordless, {f"{JVP}: KeyError"}),
     (MissingTerm, {INPUTS, VJP, TANGENT}),
     (StaleBlock, {UPDATE}),
     (HalfStep, {UPDATE}),
@@ -201,9 +270,11 @@ WRONG: list[tuple[type[HopfieldNetwork] | type[DirectedNetwork], set[str]]] = [
 ]
 
 
-def wrong_network(cls: type[HopfieldNetwork] | type[DirectedNetwork]) -> Network:
+def wrong_network(cls: type[Any]) -> Network:
     options: dict[str, Any] = {"feedback_angle": 60.0} if issubclass(cls, DirectedNetwork) else {}
-    return cls.mlp(5, 7, 6, 3, activation="tanh", output_activation="sigmoid", gain=1.5, generator=seeded(1), **options)
+    options |= {"activation": "tanh", "output_activation": "sigmoid", "gain": 1.5, "generator": seeded(1)}
+    made: Network = cls.mlp(5, 7, 6, 3, **options)
+    return made
 
 
 @pytest.mark.parametrize(("cls", "names"), WRONG, ids=[cls.__name__ for cls, _ in WRONG])

@@ -426,3 +426,47 @@ def test_a_nan_sample_that_is_left_out_leaks_nowhere(device: torch.device) -> No
     assert step.counted is not None and step.counted.tolist() == [True, False, True]
     assert torch.isfinite(step.loss)
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("cost", ("squared-error", "cross-entropy"))
+@pytest.mark.parametrize(("kind", "readout"), [("tied", "contrast"), ("tied", "tangent"), ("untied", "tangent")])
+@pytest.mark.parametrize(
+    "solver", (Alternating(), eqprop.Synchronous(), eqprop.Anderson()), ids=lambda s: type(s).__name__
+)
+def test_the_cauchy_contour_is_exact_at_a_finite_nudge(
+    solver: Any, kind: str, readout: str, cost: str, device: torch.device
+) -> None:
+    """With both readouts, with AsymEP where weights are untied, under every kind of solver."""
+    options: dict[str, Any] = {"activation": "sigmoid", "generator": seeded(), "dtype": torch.float64}
+    options["readout"] = 4 if cost == "cross-entropy" else None
+    net: Network
+    if kind == "tied":
+        net = HopfieldNetwork.mlp(6, 5, 4, 4, **options)
+    else:
+        net = eqprop.DirectedNetwork.mlp(6, 5, 4, 4, feedback_angle=90.0, **options)
+    net = net.to(device)
+    x = torch.rand(3, 6, generator=seeded(1), dtype=torch.float64).to(device)
+    y = torch.tensor([0, 1, 3], device=device)
+    truth = ImplicitGradient(cost=cost, free=TIGHT)
+    errors = []
+    for points in (3, 4, 16):
+        rule = EquilibriumPropagation(
+            cost=cost,
+            contour="cauchy",
+            points=points,
+            beta=0.1,
+            readout=readout,
+            correction=None if kind == "tied" else "asymep",
+            free=TIGHT,
+            nudged=TIGHT,
+            nudged_solver=solver,
+        )
+        errors.append(eqprop.compare_gradients(net, rule, truth, x, y)["all"].relative_error)
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 1e-10
+
+
+def test_a_circle_around_minus_one_is_refused_for_a_squared_error() -> None:
+    with pytest.raises(ConfigError, match="circle of radius below 1"):
+        EquilibriumPropagation(contour="cauchy", points=3, beta=1.5)
+    EquilibriumPropagation(contour="cauchy", points=3, beta=1.5, cost="cross-entropy")

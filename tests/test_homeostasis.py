@@ -191,7 +191,7 @@ def test_terms_are_separate_and_add_up(terms: str, device: torch.device) -> None
     assert float(loss.total) == pytest.approx(float(both.loss(network, state, drive).total))
 
 
-def test_the_coefficient_is_a_rate_of_decay_whatever_the_size(device: torch.device) -> None:
+def test_the_difference_of_a_pair_decays_at_twice_the_coefficient_whatever_the_size(device: torch.device) -> None:
     for width in (4, 40):
         network = DirectedNetwork.mlp(3, width, 2, feedback_angle=90.0, generator=seeded()).to(device)
         ((forward, backward),) = network.reciprocal_pairs()
@@ -327,3 +327,31 @@ def test_networks_that_cannot_have_it_are_refused(device: torch.device) -> None:
     tied = HopfieldNetwork.mlp(5, 4, 3)
     with pytest.raises(eqprop.ConfigError, match="needed a DirectedNetwork"):
         eqprop.tie_weights(tied)
+
+
+@pytest.mark.parametrize("estimator", ("exact", "symmetric", "published"))
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_a_sample_that_is_left_out_does_not_count(coordinates: str, estimator: str, device: torch.device) -> None:
+    network, state, drive = settled("untied at 60 degrees", device)
+    regulariser = JacobianHomeostasis(1.0, coordinates=coordinates, estimator=estimator, probes=2000)
+    broken = tuple(s.clone() for s in state)
+    for s in broken:
+        s[1] = torch.nan
+    counted = torch.tensor([True, False, True], device=device)
+    loss = regulariser.apply(network, broken, drive, 1.0, counted)
+    got = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    network.zero_grad()
+    two = eqprop.Drive(tuple(t[counted] if t.dim() > 1 else t for t in drive.terms), drive.x[counted])
+    other = JacobianHomeostasis(1.0, coordinates=coordinates, estimator=estimator, probes=2000, seed=1)
+    expected = other.apply(network, tuple(s[counted] for s in state), two, 1.0)
+    wanted = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    tolerance = 1e-10 if estimator == "exact" else 0.1
+    assert loss.total.item() == pytest.approx(expected.total.item(), rel=tolerance)
+    assert (got - wanted).norm().item() < tolerance * wanted.norm().item()
+
+
+def test_kolen_pollack_must_come_first() -> None:
+    homeostasis = JacobianHomeostasis(0.1)
+    with pytest.raises(eqprop.ConfigError, match="it first"):
+        eqprop.EquilibriumPropagation(regularisers=(homeostasis, KolenPollack()))
+    eqprop.EquilibriumPropagation(regularisers=(KolenPollack(), homeostasis))

@@ -112,6 +112,12 @@ def test_a_kill_between_the_two_renames_leaves_the_earlier_checkpoint(
 
 def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", _full_disk)
+        with pytest.raises(
+            RunFolderError, match=r"write a checkpoint to .*No space left"
+        ):  # no earlier one to speak of
+            folder.save({"step": 1, "w": torch.ones(2)})
     folder.save({"step": 1, "w": torch.ones(2)})
     before = _names(tmp_path)
     with monkeypatch.context() as patch:
@@ -167,11 +173,36 @@ def test_create_refuses_a_folder_with_a_run(tmp_path: Path) -> None:
 
 
 def test_epochs_may_grow_on_resume_and_not_shrink(tmp_path: Path) -> None:
-    Run.create(tmp_path, CONFIG)
+    Run.create(tmp_path, CONFIG).checkpoints.save({"step": 1})
     assert Run.create(tmp_path, CONFIG | {"epochs": 9}, resume=True).config["epochs"] == 9
     assert Run.open(tmp_path).config["epochs"] == 9
     with pytest.raises(RunFolderError, match="epochs: 9 there, 3 asked"):
         Run.create(tmp_path, CONFIG, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_start_that_failed_leaves_the_folder_free(tmp_path: Path, resume: bool) -> None:
+    other = CONFIG | {"rule": "bptt"}
+    Run.create(tmp_path, CONFIG)
+    (tmp_path / "notes.txt").write_bytes(b"precious")
+    assert Run.create(tmp_path, other, resume=resume).config["rule"] == "bptt"
+    assert _names(tmp_path) == {"config.json", "notes.txt"} and Run.open(tmp_path).config == other
+
+
+@pytest.mark.parametrize("made", ["metrics", "checkpoint", "best", "summary", "figure", "run below"])
+def test_a_folder_with_anything_made_is_not_free(tmp_path: Path, made: str) -> None:
+    run = Run.create(tmp_path, CONFIG)
+    below = Run.create(tmp_path / "seed-0", CONFIG)
+    if made == "metrics":
+        run.write_history(History({"epoch": [1.0]}))
+    elif made == "summary":
+        run.write_summary({})
+    elif made == "figure":
+        run.save_figure("curves", matplotlib.figure.Figure(figsize=(1, 1)))
+    else:
+        {"checkpoint": run.checkpoints, "best": run.best, "run below": below.checkpoints}[made].save({"step": 1})
+    with pytest.raises(RunFolderError, match="another run"):
+        Run.create(tmp_path, CONFIG | {"rule": "bptt"})
 
 
 def test_overwrite_removes_only_what_a_run_writes(tmp_path: Path) -> None:
@@ -250,8 +281,22 @@ def test_load_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="which='best'"):
         load(tmp_path, which="newest")
     run.checkpoints.save({"spec": None, "network": {}})
-    with pytest.raises(RunFolderError, match=r"no spec\(\)"):
+    with pytest.raises(RunFolderError, match=r"no spec\(\).*eqprop.load\(.*, network=network\)"):
         load(tmp_path)
+    with pytest.raises(RunFolderError, match="no 'best' checkpoint.*keep_best=True"):
+        load(tmp_path, which="best")
+
+
+def test_a_network_of_ones_own_takes_its_weights_back(tmp_path: Path) -> None:
+    trained, fresh = nn.Linear(4, 2), nn.Linear(4, 2)
+    Run.create(tmp_path, CONFIG).checkpoints.save(
+        {"spec": None, "spec_error": "it holds your own code", "network": trained.state_dict()}
+    )
+    with pytest.raises(RunFolderError, match="it holds your own code"):
+        load(tmp_path)
+    assert load(tmp_path, network=fresh) is fresh and torch.equal(fresh.weight, trained.weight)
+    with pytest.raises(RunFolderError, match=r"'weight' has shape \[2, 4\], needed \[3, 4\]"):
+        load(tmp_path, network=nn.Linear(4, 3))
 
 
 def test_summary_comes_back(tmp_path: Path) -> None:

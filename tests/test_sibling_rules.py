@@ -747,7 +747,7 @@ def test_what_is_read_is_what_is_learned_from(rule: Rule, device: torch.device) 
         (lambda: OscillatingEP(periods=2, discard=2), "discard: got 2 of 2"),
         (lambda: OscillatingEP(tolerance=0.0), "tolerance: got 0.0"),
         (lambda: OscillatingEP(max_residual=float("nan")), "max_residual: got nan"),
-        (lambda: OscillatingEP(beta=1.0), "needed above -1"),
+        (lambda: OscillatingEP(beta=1.0), "needed a circle of radius below 1"),
         (lambda: OscillatingEP(cost="squared"), "cost: got 'squared'"),
     ],
 )

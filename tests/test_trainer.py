@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import eqprop
-from eqprop._callbacks import Callback, TensorBoard
+from eqprop._callbacks import Callback, Figures, TensorBoard
 from eqprop._checkpoints import CheckpointFolder
 from eqprop._data import Split as ImageSplit
 from eqprop._errors import ConfigError, DataError, RunFolderError, TrainingError
@@ -491,6 +491,138 @@ def test_checkpoint_of_another_architecture_and_other_errors(tmp_path: Path) -> 
         trainer(tmp_path / "r", epochs=1, config=config, resume=True)
 
 
+def test_another_learning_rate_is_refused_on_resume(tmp_path: Path) -> None:
+    trainer(tmp_path / "r", epochs=1).fit()
+    with pytest.raises(RunFolderError, match=r"optimizer\.groups: .*\"lr\": 0.1.* there, .*\"lr\": 0.2.* asked"):
+        trainer(tmp_path / "r", epochs=2, lr=0.2, resume=True)
+    trainer(tmp_path / "own", epochs=1, config={"note": "without the rate"}).fit()
+    with pytest.raises(RunFolderError, match=r"lr: \[0.1, 0.05\] there, \[0.2, 0.1\] asked"):
+        trainer(tmp_path / "own", epochs=2, lr=0.2, config={"note": "without the rate"}, resume=True)
+    trainer(
+        tmp_path / "own", epochs=2, config={"note": "without the rate"}, resume=True
+    ).fit()  # the schedule's is none
+
+
+def _cost_a(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().sum(1)
+
+
+def _cost_b(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).abs().sum(1)
+
+
+class Energy(nn.Module):
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.full((units, SIZES[2]), 0.1))
+
+    def forward(self, state: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        (s,) = state
+        return 0.5 * s.square().sum(1) - (x @ self.w * s).sum(1)
+
+
+class OtherEnergy(Energy):
+    pass
+
+
+def own(out: Path, energy: nn.Module, cost: Any = _cost_a, units: int = SIZES[0], **options: Any) -> Trainer:
+    layers = {"input": eqprop.Layer(units), "output": eqprop.Layer(SIZES[2], "linear")}
+    network = eqprop.EnergyNetwork(energy, layers)
+    rule = eqprop.EquilibriumPropagation(beta=0.1, cost=cost, free=eqprop.Sweeps(2), nudged=eqprop.Sweeps(2))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 50, "progress": False, "guard": None, "evaluate": none}
+    return Trainer(network, rule, optimizer, data(), out=out, **(settings | options))
+
+
+def none(*_: Any, **__: Any) -> Any:
+    return SimpleNamespace(error=0.5, loss=0.5)
+
+
+def test_own_functions_and_networks_are_told_apart_and_got_back(tmp_path: Path) -> None:
+    first = own(tmp_path, Energy(SIZES[0]))
+    first.fit()
+    with pytest.raises(RunFolderError, match=r"rule.cost: .*_cost_a\" there, .*_cost_b\" asked"):
+        own(tmp_path, Energy(SIZES[0]), _cost_b, resume=True)
+    with pytest.raises(RunFolderError, match=r"network.function: .*\.Energy\" there, .*OtherEnergy\" asked"):
+        own(tmp_path, OtherEnergy(SIZES[0]), resume=True)
+    with pytest.raises(RunFolderError, match=r"network.parameters.function.w: \[12, 4\] there, \[9, 4\] asked"):
+        own(tmp_path, Energy(9), units=9, resume=True)
+    own(tmp_path, Energy(SIZES[0]), resume=True)
+    with pytest.raises(RunFolderError, match=r"holds your own code.*eqprop.load\(.*network=network\)"):
+        load(tmp_path)
+    fresh = own(tmp_path / "other", Energy(SIZES[0])).network
+    assert weights_hash(fresh) != weights_hash(first.network)
+    assert weights_hash(eqprop.load(tmp_path, network=fresh)) == weights_hash(first.network)
+
+
+def test_a_finished_fit_leaves_a_summary_and_figures(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "r", callbacks=[InterruptAt(30)]).fit()
+    with pytest.raises(RunFolderError, match="has not finished"):
+        Run.open(tmp_path / "r").read_summary()
+    run = trainer(tmp_path / "r", resume=True)
+    history = run.fit()
+    summary = Run.open(tmp_path / "r").read_summary()
+    assert summary["epochs"] == 3 and summary["steps"] == 78 and summary["seconds"] == pytest.approx(run.seconds)
+    assert summary["last"]["train_error"] == history["train_error"][-1] and summary["config"]["batch_size"] == 8
+    assert summary["sweeps"] == {"free": 7.0, "nudged": 3.0} and summary["residuals"]["mean"] == 0.5
+    assert summary["versions"]["torch"] and summary["machine"]["cores"]
+    assert [path.name for path in (tmp_path / "r" / "figures").iterdir()] == ["learning_curves.png"]
+
+
+def test_figures_show_images_and_can_be_left_out(tmp_path: Path) -> None:
+    def drawn(name: str, *callbacks: Callback) -> set[str]:
+        network = eqprop.HopfieldNetwork.mlp(9, 5, 4, generator=torch.Generator().manual_seed(0))
+        rule = eqprop.EquilibriumPropagation(beta=0.3, free=eqprop.Sweeps(2), nudged=eqprop.Sweeps(2))
+        small = data(16, validation=0)
+        small.train.x = small.train.x[:, :9]
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+        Trainer(
+            network, rule, optimizer, small, epochs=1, batch_size=8, out=tmp_path / name, callbacks=callbacks,
+            progress=False, guard=None,
+        ).fit()  # fmt: skip
+        return {path.stem for path in (tmp_path / name).glob("figures/*")}
+
+    assert drawn("default") == {"learning_curves", "receptive_fields"}
+    assert drawn("none", Figures(draw=())) == set()
+    with pytest.raises(ConfigError, match="got 'curves' in draw"):
+        Figures(draw=["curves"])
+
+
+def test_an_optimiser_of_another_network_is_refused(tmp_path: Path) -> None:
+    net, other = Net(), Net()
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "out": tmp_path / "r", "progress": False}
+    with pytest.raises(ConfigError, match="none of its parameters belongs to the network"):
+        Trainer(net, NoisyRule(), torch.optim.SGD(other.parameters(), lr=0.1), data(), **settings)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("kind", ["tuple", "DataLoader", "SimpleNamespace"])
+def test_data_of_another_kind_are_refused(kind: str) -> None:
+    split = Split(8, 1)
+    loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(split.x, split.y))
+    wrong = {"tuple": (split.x, split.y), "DataLoader": loader}
+    inside = SimpleNamespace(train=loader, validation=loader, test=loader, classes=("a",))
+    with pytest.raises(ConfigError, match=f"data: got {kind}, needed an eqprop.DataSplits"):
+        trainer(None, data=wrong.get(kind, inside))
+
+
+def test_callbacks_are_left_however_fit_ends(tmp_path: Path) -> None:
+    left: list[str] = []
+
+    class Log(Callback):
+        def on_fit_end(self, trainer: Trainer) -> None:
+            left.append("end")
+
+        def on_fit_exit(self, trainer: Trainer) -> None:
+            left.append("exit")
+
+    trainer(None, epochs=1, callbacks=[Log()]).fit()
+    with pytest.raises(Interrupted):
+        trainer(None, callbacks=[Log(), InterruptAt(3)]).fit()
+    assert left == ["end", "exit", "exit"]
+
+
 def test_another_number_of_threads_is_said(tmp_path: Path) -> None:
     trainer(tmp_path / "r", epochs=1).fit()
     threads = torch.get_num_threads()
@@ -524,6 +656,10 @@ def test_tensorboard_writes_the_series(tmp_path: Path, monkeypatch: pytest.Monke
 
     events = EventAccumulator(str(tmp_path / "r" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("train_error")] == [26, 52, 78]
+    closing = TensorBoard()
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "cut", callbacks=[closing, InterruptAt(3)]).fit()
+    assert closing._writer is None
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match=r'pip install "eqprop\[tensorboard\]"'):
         TensorBoard()
