@@ -194,8 +194,8 @@ def _jvp_is_jacobian(net: Network, x: Tensor, state: State) -> float | None:
 
 
 def _dot(a: State, b: State) -> Tensor:
-    """Inner product over the units, ``[batch]``."""
-    return torch.stack([(p * q).flatten(1).sum(1) for p, q in zip(a, b, strict=True)]).sum(0)
+    """Inner product over units and samples: over units alone it would blame ``H`` for samples that mix."""
+    return torch.stack([(p * q).sum() for p, q in zip(a, b, strict=True)]).sum()
 
 
 def _adjoint_is_transposed(net: Network, x: Tensor, state: State) -> float | None:

@@ -286,7 +286,8 @@ def _fixed(problem: Problem, state: State, solver: Solver, stop: Sweeps, observe
         size = problem.system.distance(*block.tail)
         first = problem.system.distance(*block.head) if stop.n > 1 else size
         rate = _rate(size, first, stop.n - 1)
-        status = _outcome(problem.system, block, size, first, stop.n, stop.tol)
+        swings = stop.n > 2
+        status = _outcome(problem.system, block, size, first, stop.tol, swings)
         sweeps = torch.full_like(size, stop.n, dtype=torch.int32)
     return Solution(block.state, size, sweeps, status, rate)
 
@@ -304,7 +305,8 @@ def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, ob
         with torch.no_grad():
             if solution is None:
                 first = problem.system.distance(*block.head)
-            solution = _assess(problem.system, block, state, solution, first, n, stop.tol)
+            swings = n > (2 if solution is None else 1)
+            solution = _assess(problem.system, block, state, solution, first, n, stop.tol, swings)
         state, memory = solution.state, block.memory
         previous, look = look, _Look(solution.status == Status.MAX_SWEEPS)
         # on an accelerator the answer is one block old, so that its queue never runs dry: frozen samples do not mind
@@ -317,7 +319,14 @@ def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, ob
 
 
 def _assess(
-    system: System, block: _Block, start: State, last: Solution | None, first: Tensor, n: int, tol: float
+    system: System,
+    block: _Block,
+    start: State,
+    last: Solution | None,
+    first: Tensor,
+    n: int,
+    tol: float,
+    swings: bool,
 ) -> Solution:
     """The solution after a block of ``n`` sweeps from ``start``: residuals, statuses, frozen samples; on the device."""
     size = system.distance(*block.tail)
@@ -325,11 +334,10 @@ def _assess(
     if last is None:
         running = torch.ones_like(finite)
         rate = _rate(size, first, n - 1)
-        outcome = _outcome(system, block, size, first, n, tol)
     else:
         running = last.status == Status.MAX_SWEEPS
         rate = _rate(size, last.residual, n)
-        outcome = _outcome(system, block, size, first, n + 1, tol)
+    outcome = _outcome(system, block, size, first, tol, swings)
     # frozen samples keep their state; one that broke in this block goes back to where the block began
     state = block.state
     if block.memory is not None:
@@ -349,21 +357,26 @@ def _assess(
 
 def _rate(size: Tensor, earlier: Tensor, sweeps: int) -> Tensor:
     """Contraction a sweep between two residuals that are ``sweeps`` apart; 0 where nothing is left to contract."""
-    rate = (size / earlier) ** (1.0 / sweeps) if sweeps else torch.full_like(size, torch.nan)
-    return torch.where(size == 0, 0.0, rate)
+    if sweeps == 0:
+        return torch.where(size == 0, 0.0, torch.nan).to(size.dtype)
+    return (size / earlier.clamp(min=torch.finfo(size.dtype).tiny)) ** (1.0 / sweeps)
 
 
-def _outcome(system: System, block: _Block, size: Tensor, first: Tensor, seen: int, tol: float) -> Tensor:
-    """Statuses after a block; ``seen``: the residuals that it and the look before give."""
-    outcome = torch.where(size > 1e4 * (1 + first), Status.DIVERGED, Status.MAX_SWEEPS)
-    if block.memory is None and seen > 2:  # a solver with a memory may pass twice through one state and still go on
+def _outcome(system: System, block: _Block, size: Tensor, first: Tensor, tol: float, swings: bool) -> Tensor:
+    """Statuses after a block, later ones over earlier ones; in place, for a sweep of a small network costs as much.
+
+    ``swings``: look for period 2.
+    """
+    outcome = torch.full_like(size, Status.MAX_SWEEPS, dtype=torch.int8)
+    outcome.masked_fill_(torch.sub(size, first, alpha=1e4) > 1e4, Status.DIVERGED)
+    if swings and block.memory is None:  # a solver with a memory may pass twice through one state and still go on
         swing = system.distance(block.state, block.before)
         # the residual of a flow is not its step; a slow decay, of whatever sign, moves by more than this share of one
         plain = block.tail[0] is block.state
         step = size if plain else system.distance(block.state, block.tail[1])
-        outcome = torch.where((swing <= tol) & (swing <= 1e-3 * step), Status.OSCILLATING, outcome)
-    outcome = torch.where(size <= tol, Status.CONVERGED, outcome)
-    return torch.where(torch.isfinite(size), outcome, Status.NONFINITE).to(torch.int8)
+        outcome.masked_fill_(swing <= (1e-3 * step).clamp(max=tol), Status.OSCILLATING)
+    outcome.masked_fill_(size <= tol, Status.CONVERGED)
+    return outcome.masked_fill_((size < torch.inf).logical_not_(), Status.NONFINITE)
 
 
 class _Look:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import eqprop
 from eqprop import (
@@ -184,6 +185,13 @@ def test_relax_names_a_setting_that_it_cannot_use(options: dict[str, Any], text:
     refused(ConfigError, text, lambda: eqprop.relax(net, net.initial_state(4), net.drive(X), **options))
 
 
+def test_a_state_of_another_dtype_is_named() -> None:
+    net = network("chain-tanh")
+    state = tuple(s.float() for s in net.initial_state(4))
+    text = r"state: got torch\.float32.* under a drive of torch\.float64, needed the same; write tuple\(s\.to\("
+    refused(ConfigError, text, lambda: eqprop.relax(net, state, net.drive(X)))
+
+
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
@@ -223,6 +231,41 @@ def test_a_large_positive_nudge_is_fine() -> None:
 )
 def test_unknown_names_suggest_the_nearest(options: dict[str, Any], text: str) -> None:
     refused(ConfigError, text, lambda: EquilibriumPropagation(**options))
+
+
+STOP = r"needed eqprop\.Stop\(tol=1e-4\) or eqprop\.Sweeps\(20\)"
+SOLVER = r"needed a solver, as eqprop\.Alternating\(\)"
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"free": 5}, f"free: got 5, {STOP}"),
+        ({"free": None}, f"free: got None, {STOP}"),
+        ({"nudged": 5}, f"nudged: got 5, {STOP}"),
+        ({"solver": 5}, f"solver: got 5, {SOLVER}"),
+        ({"solver": None}, f"solver: got None, {SOLVER}"),
+        ({"solver": eqprop.Alternating}, f"solver: got <class .*, {SOLVER}"),
+        ({"nudged_solver": "alternating"}, f"nudged_solver: got 'alternating', {SOLVER}"),
+        ({"products": "int8"}, "products: got 'int8', needed one of float32, bfloat16, float16"),
+        ({"regularisers": 5}, "regularisers: got 5, needed a tuple of objects with add_gradient"),
+        ({"regularisers": (5,)}, r"regularisers: got \(5,\), needed a tuple"),
+        ({"regularisers": eqprop.JacobianHomeostasis(0.01)}, r"write regularisers=\(eqprop\.JacobianHomeostasis"),
+    ],
+)
+def test_a_setting_of_a_wrong_kind_is_refused_when_a_rule_is_made(options: dict[str, Any], text: str) -> None:
+    refused(ConfigError, text, lambda: EquilibriumPropagation(**options))
+
+
+def test_a_list_of_regularisers_will_do() -> None:
+    one = eqprop.JacobianHomeostasis(0.01)
+    assert EquilibriumPropagation(regularisers=[one]).regularisers == (one,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("data", [(X, labels(4)), DataLoader(TensorDataset(X, labels(4)))], ids=["pair", "loader"])
+def test_evaluation_of_something_without_batches_names_the_split(data: Any) -> None:
+    text = rf"evaluate: got {type(data).__name__}, needed batches; write eqprop\.Split\(images, labels\)"
+    refused(DataError, text, lambda: eqprop.evaluate(network("chain-tanh"), data, EquilibriumPropagation()))
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if not network(n).has_energy])
@@ -333,6 +376,9 @@ GOOD = ("input>a", "a>b", "b>output")
             r"initializer: got 'xavier', .*did you mean 'xavier_",
         ),
         (lambda: HopfieldNetwork.mlp(3, 4, 2, gain="reluu"), "gain: got 'reluu', needed a number or a name"),
+        (lambda: HopfieldNetwork.mlp(3, 4, 2, gain=math.nan), "gain: got nan, needed a finite number of at least 0"),
+        (lambda: HopfieldNetwork.mlp(3, 4, 2, gain=-0.5), "gain: got -0.5, needed a finite number of at least 0"),
+        (lambda: HopfieldNetwork.mlp(3, 4, 2, gain=[1.0]), r"gain: got \[1.0\], needed a finite number"),  # type: ignore[arg-type]
         (lambda: HopfieldNetwork.mlp(3, 4, 2, readout=0), "readout: got 0, needed a positive whole number"),
         (
             lambda: DirectedNetwork.mlp(3, 4, 2, feedback_angle=200.0),

@@ -223,6 +223,51 @@ def test_a_strongly_coupled_pair_oscillates_synchronously(block: int, device: to
     assert float(solution.residual) > 0.5
 
 
+def swinging(device: torch.device) -> tuple[HopfieldNetwork, State, Drive]:
+    """The pair of the test above: network, start and drive."""
+    net = pair(3.0, device, "sigmoid")
+    with torch.no_grad():
+        net.connection("input-hidden1").weight.fill_(0.0)
+        for b in net.biases.values():
+            b.fill_(-1.0)
+    one = torch.ones(1, 1, dtype=torch.float64, device=device)
+    return net, (one, torch.zeros_like(one)), net.drive(one)
+
+
+@pytest.mark.parametrize("stop", [Sweeps(15), Sweeps(16), Stop(1e-3, 15, block=15)], ids=str)
+def test_period_2_is_seen_in_one_block(stop: Any, device: torch.device) -> None:
+    net, start, drive = swinging(device)
+    solution = eqprop.relax(net, start, drive, solver=Synchronous(), stop=stop)
+    assert solution.status.tolist() == [Status.OSCILLATING] and float(solution.residual) > 0.5
+
+
+def test_two_sweeps_are_too_few_to_see_period_2(device: torch.device) -> None:
+    net, start, drive = swinging(device)
+    solution = eqprop.relax(net, start, drive, solver=Synchronous(), stop=Sweeps(2))
+    assert solution.status.tolist() == [Status.MAX_SWEEPS]
+
+
+@pytest.mark.parametrize("coupling", [0.995, -0.995])
+@pytest.mark.parametrize("stop", [Sweeps(9, tol=1e-2), Stop(1e-2, 60, block=20)], ids=str)
+@pytest.mark.parametrize("solver", [Synchronous(), Alternating(), GradientFlow(1e-3)], ids=str)
+def test_slow_convergence_is_no_oscillation(solver: Any, stop: Any, coupling: float, device: torch.device) -> None:
+    """Eigenvalues of both signs near 1, the residual above tol, and what two sweeps change below it."""
+    net = pair(coupling, device)
+    x = torch.zeros(1, 1, dtype=torch.float64, device=device)
+    start = tuple(torch.full((1, 1), v, dtype=torch.float64, device=device) for v in (0.3, -0.3))
+    solution = eqprop.relax(net, start, net.drive(x), solver=solver, stop=stop)
+    assert int(solution.status) in (Status.MAX_SWEEPS, Status.CONVERGED)
+
+
+@pytest.mark.parametrize("stop", [Sweeps(15), Stop(1e-3, 15, block=15)], ids=str)
+@pytest.mark.parametrize("solver", ["alternating", "synchronous"])
+def test_divergence_is_seen_in_one_block(solver: str, stop: Any, device: torch.device) -> None:
+    net = pair(3.0, device)
+    x = torch.tensor([[1.0], [0.0]], dtype=torch.float64, device=device)
+    solution = settle(net, x, stop, SOLVERS[solver])
+    assert solution.status.tolist() == [Status.DIVERGED, Status.CONVERGED]
+
+
 @pytest.mark.parametrize("solver", [Alternating(), GradientFlow(0.25)])
 def test_the_remedies_for_oscillation_work(solver: Any, device: torch.device) -> None:
     net = pair(3.0, device, "sigmoid")
@@ -319,6 +364,26 @@ def test_rate_within_the_first_block_is_that_of_the_block(device: torch.device) 
     solution = settle(net, x, Stop(1e-3, 800, block=20))
     assert solution.sweeps.tolist() == [20]
     assert solution.rate.tolist() == pytest.approx([0.25], rel=0.05)
+
+
+@pytest.mark.parametrize("n", [2, 9])
+def test_rate_under_sweeps_is_that_from_the_first_to_the_last(n: int, device: torch.device) -> None:
+    net = pair(0.5, device)
+    x = torch.tensor([[1.0], [-2.0]], dtype=torch.float64, device=device)
+    first, last = settle(net, x, Sweeps(1)), settle(net, x, Sweeps(n))
+    expected = (last.residual / first.residual) ** (1 / (n - 1))
+    torch.testing.assert_close(last.rate, expected)
+    assert bool(torch.isfinite(last.error_estimate).all()) and bool(first.rate.isnan().all())
+
+
+@pytest.mark.parametrize("stop", [Stop(1e-9, 50), Stop(1e-9, 50, block=1), Sweeps(1), Sweeps(7)], ids=str)
+def test_a_start_at_the_exact_fixed_point_has_a_rate_and_an_error_of_zero(stop: Any, device: torch.device) -> None:
+    net = network("one-layer", device)
+    drive = net.drive(inputs(net, 3, device))
+    exact = eqprop.relax(net, net.initial_state(3), drive, stop=Sweeps(2)).state
+    solution = eqprop.relax(net, exact, drive, stop=stop)
+    assert solution.residual.tolist() == solution.rate.tolist() == solution.error_estimate.tolist() == [0.0] * 3
+    assert solution.status.tolist() == [Status.CONVERGED] * 3
 
 
 def test_rate_of_a_nonlinear_network_is_that_of_its_linearisation(device: torch.device) -> None:
@@ -468,10 +533,20 @@ def test_unrolled_sweeps_have_the_gradient_of_finite_differences(name: str, solv
 # -- bad settings ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"tol": -1.0}, {"tol": math.nan}, {"max_sweeps": 0}, {"block": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"tol": -1.0}, {"tol": math.nan}, {"tol": math.inf}, {"tol": "1e-4"}, {"max_sweeps": 0}, {"max_sweeps": 10.5}]
+    + [{"block": 0}, {"block": 2.0}, {"block": True}],
+)
 def test_a_stop_that_cannot_work_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="needed tol >= 0, max_sweeps >= 1, block >= 1"):
         Stop(**options)
+
+
+@pytest.mark.parametrize("tol", [math.nan, -1.0, math.inf, None])
+def test_a_tolerance_of_sweeps_that_cannot_work_is_refused(tol: Any) -> None:
+    with pytest.raises(ConfigError, match=f"Sweeps: got tol={tol}, needed a finite number of at least 0"):
+        Sweeps(5, tol=tol)
 
 
 @pytest.mark.parametrize("n", [0, -3, 2.5])

@@ -80,6 +80,17 @@ def test_checkpoints_keep_only_the_newest_pair(tmp_path: Path) -> None:
     assert state is not None and state["step"] == 2 and state["w"].tolist() == [2.0, 2.0]
 
 
+def test_checkpoints_are_counted_beyond_six_digits(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save({"step": 1})
+    for suffix in ("json", "safetensors"):
+        (tmp_path / f"checkpoint-000001.{suffix}").rename(tmp_path / f"checkpoint-999999.{suffix}")
+    for step in (2, 3):
+        folder.save({"step": step})
+    assert _names(tmp_path) == {"checkpoint-1000001.json", "checkpoint-1000001.safetensors"}
+    assert folder.load() == {"step": 3}
+
+
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_kill_between_the_two_renames_leaves_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
