@@ -230,7 +230,7 @@ def _commit() -> str | None:
     if not commit:
         return None
     # recorded results are written by the very run that records them, so they do not count as a change
-    return commit + ("+" if git("status", "--porcelain", "--", ".", ":!benchmarks/results") else "")
+    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results") else "")
 
 
 def _json(value: Any) -> bytes:
