@@ -230,7 +230,8 @@ def _commit() -> str | None:
     if not commit:
         return None
     # recorded results are written by the very run that records them, so they do not count as a change
-    return commit + ("+" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results") else "")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return commit + ("+" if changed else "")
 
 
 def _json(value: Any) -> bytes:
