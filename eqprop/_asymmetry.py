@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eqprop._connections import DenseConnection
 from eqprop._directed import DirectedNetwork
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
@@ -137,21 +136,11 @@ def _probed(
 
 
 def _blocks(network: Network) -> dict[tuple[int, int], Tensor] | None:
-    """The blocks ``H_ij`` by (post, pre) in float64, or None where a connection is not a dense matrix."""
+    """The blocks ``H_ij`` by (post, pre) in float64, or None where a network has no dense matrices to show."""
     if not isinstance(network, GraphNetwork):
         return None
-    blocks: dict[tuple[int, int], Tensor] = {}
-    for key, pre, post in network._edges:
-        connection = network.connections[key]
-        if pre == -1:
-            continue
-        if not isinstance(connection, DenseConnection) or connection.weight.dim() != 2:
-            return None
-        weight = connection.weight.detach().double()
-        blocks[post, pre] = weight
-        if network.tied:
-            blocks[pre, post] = weight.mT
-    return blocks
+    blocks = network.jacobian_blocks().items()
+    return {ends: (w.mT if transposed else w).detach().double() for ends, (w, transposed) in blocks}
 
 
 def _closed_form(

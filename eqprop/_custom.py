@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from eqprop._errors import ConfigError
-from eqprop._network import Cache, Drive, Layer, Network, Phase, State
+from eqprop._network import Cache, Drive, Layer, Network, Phase, State, add_gradient_of
 
 
 class _FunctionNetwork(Network):
@@ -46,14 +46,7 @@ class _FunctionNetwork(Network):
             total = sum(
                 ((v * d).sum() for v, d in zip(z, direction, strict=True)), start=torch.zeros((), device=x.device)
             )
-        self._add_gradient_of(total)
-
-    def _add_gradient_of(self, total: Tensor) -> None:
-        parameters = [p for p in self.function.parameters() if p.requires_grad]
-        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-        for p, g in zip(parameters, gradients, strict=True):
-            if g is not None:
-                p.grad = g if p.grad is None else p.grad.add_(g)
+        add_gradient_of(total, self.function)
 
 
 class EnergyNetwork(_FunctionNetwork):
@@ -114,7 +107,7 @@ class EnergyNetwork(_FunctionNetwork):
             with torch.enable_grad():
                 energy = self.energy(phase.points, Drive((), torch.cat([x] * phase.folds)))
                 total = (energy * phase.weights).sum()
-            self._add_gradient_of(total)
+            add_gradient_of(total, self.function)
 
 
 class FieldNetwork(_FunctionNetwork):

@@ -32,7 +32,7 @@ from eqprop._directed import DirectedNetwork
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._names import lookup
-from eqprop._network import Drive, Network, State
+from eqprop._network import Drive, Network, State, add_gradient_of
 from eqprop._phases import cleared
 from eqprop._rule import RuleStep
 
@@ -169,8 +169,8 @@ class JacobianHomeostasis:
             with torch.set_grad_enabled(rate != 0.0):
                 one, two = _terms(network, state, drive, slopes, probe, symmetric=self.estimator == "symmetric")
                 loss = 0.5 * rate * (first * one + second * two) / len(state[0])
-            if rate != 0.0:
-                _add_gradient_of(network, loss)
+            if loss.requires_grad:
+                add_gradient_of(loss, network)
             norm, symmetry = norm + one.detach() / len(state[0]), symmetry + two.detach() / len(state[0])
         return HomeostaticLoss(norm, symmetry)
 
@@ -219,16 +219,6 @@ def _minus(a: State, b: State) -> State:
 
 def _dot(a: State, b: State) -> Tensor:
     return torch.stack([(p * q).sum() for p, q in zip(a, b, strict=True)]).sum()
-
-
-def _add_gradient_of(network: Network, loss: Tensor) -> None:
-    if not loss.requires_grad:
-        return
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    for p, g in zip(parameters, gradients, strict=True):
-        if g is not None:
-            p.grad = g if p.grad is None else p.grad.add_(g)
 
 
 @torch.no_grad()

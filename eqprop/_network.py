@@ -406,5 +406,14 @@ class Network(System, nn.Module):
         return x.to(dtype)
 
 
+def add_gradient_of(total: Tensor, module: nn.Module) -> None:
+    """``.grad += d total / d theta`` for the parameters of ``module`` that ``total`` depends on."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for p, g in zip(parameters, gradients, strict=True):
+        if g is not None:
+            p.grad = g if p.grad is None else p.grad.add_(g)
+
+
 def _by(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
