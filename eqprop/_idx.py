@@ -178,11 +178,9 @@ def find_files(files: Archive, data: str | os.PathLike[str] | None) -> tuple[Pat
     Raises:
         DataError: a folder that the user named lacks the files.
     """
-    environment = os.environ.get("EQPROP_DATA") or None
-    for given, how in ((data, "the data argument"), (environment, "EQPROP_DATA")):
-        if given is None:
-            continue
-        root = Path(given).expanduser()
+    named = named_folder(data)
+    if named is not None:
+        root, how = named
         nested = root / files.title / "raw"
         for folder in (nested, root):
             if not _missing(folder):
@@ -201,6 +199,14 @@ def find_files(files: Archive, data: str | os.PathLike[str] | None) -> tuple[Pat
     packaged = _DEBIAN.get(files.name)
     if packaged is not None and not _missing(packaged):
         return packaged, "from Debian's package dataset-fashion-mnist"
+    return None
+
+
+def named_folder(data: str | os.PathLike[str] | None) -> tuple[Path, str] | None:
+    """The folder that the user names, by the data argument or else by EQPROP_DATA, and which of the two it was."""
+    for given, how in ((data, "the data argument"), (os.environ.get("EQPROP_DATA") or None, "EQPROP_DATA")):
+        if given is not None:
+            return Path(given).expanduser(), how
     return None
 
 
@@ -235,7 +241,7 @@ def download(files: Archive) -> Path:
     """
     from torchvision import datasets
 
-    mirrors = _answering([f"{mirror}{next(iter(files.gz_md5))}" for mirror in files.mirrors])
+    mirrors = answering([f"{mirror}{next(iter(files.gz_md5))}" for mirror in files.mirrors])
     alive = [mirror for mirror, answers in zip(files.mirrors, mirrors, strict=True) if answers]
     if not alive:
         raise DownloadError("no mirror answered")
@@ -247,7 +253,7 @@ def download(files: Archive) -> Path:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_folder(), prefix=".download-") as scratch:
-            with _stall_limit(STALL_SECONDS):
+            with stall_limit(STALL_SECONDS):
                 dataset(scratch, download=True)
             for name in files.gz_md5:
                 arrived = Path(scratch) / files.title / "raw" / name
@@ -259,7 +265,7 @@ def download(files: Archive) -> Path:
     return target
 
 
-def _answering(urls: list[str]) -> list[bool]:
+def answering(urls: list[str]) -> list[bool]:
     """Which addresses answer within PROBE_SECONDS; all are asked at once."""
     answers = [False] * len(urls)
 
@@ -280,7 +286,7 @@ def _answering(urls: list[str]) -> list[bool]:
 
 
 @contextlib.contextmanager
-def _stall_limit(seconds: float) -> Iterator[None]:
+def stall_limit(seconds: float) -> Iterator[None]:
     """torchvision passes no time-out to urllib; the default of new sockets is the only handle on it."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)

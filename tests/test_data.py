@@ -6,15 +6,19 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import pickle
+import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,7 +261,7 @@ def test_digits_take_no_folder(tmp_path: Path) -> None:
 def test_unknown_name_gets_the_nearest() -> None:
     with pytest.raises(ConfigError, match="got 'fashon-mnist', needed one of .*did you mean 'fashion-mnist'"):
         load_dataset("fashon-mnist")
-    assert DATASETS == ("mnist", "fashion-mnist", "digits")
+    assert DATASETS == ("mnist", "fashion-mnist", "digits", "cifar10", "cifar100", "cifar10-subset")
 
 
 @pytest.mark.parametrize("validation", [-1, TRAIN])
@@ -566,6 +570,178 @@ def test_unwritable_cache_is_a_failed_download(
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert load_dataset("mnist").name == "digits"
     assert "Not a directory" in capsys.readouterr().err
+
+
+# ---- CIFAR ---------------------------------------------------------------------------------------------------------
+
+
+def cifar_batch(names: list[str], label: str, salt: int, n: int) -> dict[str, Any]:
+    """A batch: image i is filled with the value salt + i, green 50 and blue 100 above that, and has label i % 10."""
+    planes = (np.arange(n)[:, None] + np.array([0, 50, 100]) + salt).astype(np.uint8)
+    data = np.repeat(planes, 1024, axis=1)
+    data[:, 1024 + 32 * 3 + 9] = 255  # green, row 3, column 9
+    return {"data": data, label: [i % len(names) for i in range(n)]}
+
+
+@pytest.fixture(params=["cifar10", "cifar100"])
+def cifar(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Path]:
+    """A small data set in the official python layout, with checksums of its own; its name and its data folder."""
+    from torchvision import datasets
+
+    official = datasets.CIFAR10 if request.param == "cifar10" else datasets.CIFAR100
+    names = [f"class {i}" for i in range(10)]
+    folder = tmp_path / "data" / official.base_folder
+    folder.mkdir(parents=True)
+    label = "labels" if request.param == "cifar10" else "fine_labels"
+
+    def put(stem: str, content: dict[str, Any]) -> str:
+        (folder / stem).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / stem).read_bytes()).hexdigest()
+
+    files = [*official.train_list, *official.test_list]
+    md5 = {stem: put(stem, cifar_batch(names, label, i, 20)) for i, (stem, _) in enumerate(files)}
+    known = put(official.meta["filename"], {official.meta["key"]: names})
+    monkeypatch.setattr(official, "train_list", [[stem, md5[stem]] for stem, _ in official.train_list])
+    monkeypatch.setattr(official, "test_list", [[stem, md5[stem]] for stem, _ in official.test_list])
+    monkeypatch.setattr(official, "meta", {**official.meta, "md5": known})
+    monkeypatch.setattr(official, "url", "")
+    return request.param, tmp_path / "data"
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_cifar_comes_in_colour_from_the_official_files(
+    cifar: tuple[str, Path], nested: bool, device: torch.device
+) -> None:
+    name, root = cifar
+    folder = next(root.iterdir())
+    splits = load_dataset(name, root if nested else folder, validation=10, device=device)
+    files = 5 if name == "cifar10" else 1
+    assert (len(splits.train), len(splits.validation), len(splits.test)) == (20 * files - 10, 10, 20)
+    assert splits.name == name and splits.input_shape == (3, 32, 32) and splits.classes[9] == "class 9"
+    assert splits.source == "official files, checksums verified, from the data argument"
+    test = splits.test.images.cpu()
+    assert test.shape == (20, 3, 32, 32) and test.is_contiguous()
+    assert test[:, :, 5, 7].tolist() == [[i + files, i + files + 50, i + files + 100] for i in range(20)]
+    assert (test != test[:, :, :1, :1]).nonzero().tolist() == [[i, 1, 3, 9] for i in range(20)]
+    assert splits.test.labels.tolist() == [i % 10 for i in range(20)]
+    x, _ = next(splits.test.batches(4))
+    assert x.shape == (4, 3, 32, 32) and torch.equal(x.cpu(), test[:4] / 255)
+
+
+def test_cifar_is_found_as_the_others_are(cifar: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    name, root = cifar
+    with pytest.raises(DataError, match=rf"{name.upper()} was not found .*\(download=False\).*--data DIR"):
+        load_dataset(name, validation=0, download=False)
+    monkeypatch.setenv("EQPROP_DATA", str(root))
+    assert load_dataset(name, validation=0).source.endswith("from EQPROP_DATA")
+    monkeypatch.delenv("EQPROP_DATA")
+    _idx.cache_folder().mkdir(parents=True)
+    shutil.copytree(next(root.iterdir()), _idx.cache_folder() / next(root.iterdir()).name)
+    assert load_dataset(name, validation=0).source.endswith("from the cache")
+    next(root.iterdir()).joinpath("test_batch" if name == "cifar10" else "test").unlink()
+    with pytest.raises(DataError, match=f"which lacks {name.upper()}: got no test(_batch)? in .*cifar"):
+        load_dataset(name, root)
+
+
+def test_cifar_is_checked_before_it_is_opened(cifar: tuple[str, Path], tmp_path: Path) -> None:
+    name, root = cifar
+    made = tmp_path / "made by the pickle"
+
+    class Poison:
+        def __reduce__(self) -> Any:
+            return Path.mkdir, (made,)
+
+    for path in sorted(next(root.iterdir()).iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(pickle.dumps(Poison()))
+        with pytest.raises(DataError, match=f"{path.name}: got content with md5 .*needed the official {name.upper()}"):
+            load_dataset(name, root, validation=0)
+        path.write_bytes(whole)
+    assert not made.exists()
+    load_dataset(name, root, validation=0)
+
+
+def test_cifar_downloads_into_the_cache(
+    cifar: tuple[str, Path],
+    tmp_path: Path,
+    serve: Serve,
+    use_mirrors: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from torchvision import datasets
+
+    use_mirrors()
+    name, root = cifar
+    official = datasets.CIFAR10 if name == "cifar10" else datasets.CIFAR100
+    (tmp_path / "mirror").mkdir()
+    packed = tmp_path / "mirror" / official.filename
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(next(root.iterdir()), official.base_folder)
+    monkeypatch.setattr(official, "url", serve(partial(_Files, directory=str(tmp_path / "mirror"))) + official.filename)
+    with pytest.raises(DataError, match="could not be downloaded"):  # of another checksum
+        load_dataset(name, validation=0)
+    assert [p for p in (tmp_path / "cache").rglob("*") if p.is_file()] == []
+    monkeypatch.setattr(official, "tgz_md5", hashlib.md5(packed.read_bytes()).hexdigest())
+    splits = load_dataset(name, validation=0)
+    assert splits.source.endswith("downloaded") and len(splits.test) == 20
+    printed = capfd.readouterr()
+    assert printed.out == "" and f"Downloading {name.upper()} into" in printed.err
+    assert load_dataset(name, validation=0, download=False).source.endswith("from the cache")
+    assert [p.name for p in _idx.cache_folder().iterdir()] == [official.base_folder]
+
+
+def subset(n: int = 40) -> dict[str, Any]:
+    """Image i has the value i in row 3, column 5 of its green plane, and 0 elsewhere."""
+    arrays: dict[str, Any] = {}
+    for part, size in (("train", n), ("test", 10)):
+        images = np.zeros((size, 32, 32, 3), np.uint8)
+        images[:, 3, 5, 1] = np.arange(size)
+        arrays |= {f"x_{part}": images, f"y_{part}": np.arange(size) % 10}
+    return arrays
+
+
+def test_the_cifar_subset_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"got no cifar10_subset.npz in .*\(the cache\).*--data DIR"):
+        load_dataset("cifar10-subset")
+    np.savez(tmp_path / "cifar10_subset.npz", **subset())
+    with pytest.raises(DataError, match='holds cifar10_subset.npz: for that write "cifar10-subset"'):
+        load_dataset("cifar10", tmp_path)
+    splits = load_dataset("cifar10-subset", tmp_path, validation=10)
+    assert splits.source == "cifar10_subset.npz, 40 and 10 images of CIFAR-10, from the data argument"
+    assert splits.test.images.shape == (10, 3, 32, 32) and splits.test.images[:, 1, 3, 5].tolist() == list(range(10))
+    assert splits.test.images.sum() == 45 and splits.classes[3] == "cat" and splits.name == "cifar10-subset"
+    assert torch.bincount(splits.validation.labels).tolist() == [1] * 10 and len(splits.train) == 30
+    monkeypatch.setenv("EQPROP_DATA", str(tmp_path))
+    assert load_dataset("cifar10-subset", validation=10).source.endswith("from EQPROP_DATA")
+    with pytest.raises(ConfigError, match="validation: got 1000, needed 0 to 39"):
+        load_dataset("cifar10-subset")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"x_train": np.zeros((40, 3, 32, 32), np.uint8)}, r"got x_train of uint8 and shape \[40, 3, 32, 32\]"),
+        ({"x_test": np.zeros((10, 32, 32, 3))}, "got x_test of float64"),
+        ({"y_train": np.zeros(39, np.int64)}, r"got y_train of int64 and shape \[39\], needed whole numbers \[40\]"),
+        ({"y_test": np.zeros(10)}, "got y_test of float64"),
+        ({"y_test": np.full(10, 10)}, "got y_test from 10 to 10, needed 0 to 9"),
+        ({"y_test": np.array([None] * 10)}, "or one with objects"),
+        ({"x_test": None}, "got no x_test, needed x_train, y_train, x_test, y_test"),
+    ],
+)
+def test_a_subset_of_another_kind_is_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    arrays = {key: value for key, value in (subset() | changes).items() if value is not None}
+    np.savez(tmp_path / "cifar10_subset.npz", **arrays)
+    with pytest.raises(DataError, match=words):
+        load_dataset("cifar10-subset", tmp_path, validation=0)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 and no more", b"\x93NUMPY\x01\x00"])
+def test_a_damaged_subset_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cifar10_subset.npz").write_bytes(content)
+    with pytest.raises(DataError, match="cifar10_subset.npz: got a truncated or damaged npz file"):
+        load_dataset("cifar10-subset", tmp_path)
 
 
 # ---- the fall-back -------------------------------------------------------------------------------------------------
