@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +16,13 @@ from typing import Any
 import torch
 
 from eqprop._checkpoints import atomic_write
+from eqprop._distributed import Workers
 from eqprop._errors import ConfigError, EqPropError
 from eqprop._runs import Run, system_record
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_OUTPUT = ("out", "overwrite", "resume", "record", "threads", "command", "run")  # options that decide no number
+# options that decide no number
+_OUTPUT = ("out", "overwrite", "resume", "record", "threads", "command", "run", "workers")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
@@ -58,31 +63,65 @@ def run_main(
     argv: Sequence[str] | None = None,
     *,
     make_run: bool = True,
+    several: bool = False,
 ) -> int:
     """Parse, run, and exit with a status other than 0 if that fails: an error raised on purpose is one plain line.
 
     With `make_run` the run folder is made first (as `arguments.run`), so that a folder in the way is told at once.
+    `several`: the script can be started by torchrun; it finds the processes, each with its device, in
+    `arguments.workers`, and what all but the first print goes nowhere. Other scripts refuse torchrun.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser.parse_args(words)
-    arguments.command = command_line(parser.prog, words)
-    try:
-        if arguments.threads is not None:
-            if arguments.threads < 1:
-                raise ConfigError(f"--threads: got {arguments.threads}, needed at least 1")
-            torch.set_num_threads(arguments.threads)
-        if arguments.record is not None and (not arguments.record or set(arguments.record) & set("/\\.")):
-            raise ConfigError(f"--record: got {arguments.record!r}, needed a plain name, as in --record mnist-1024")
-        if make_run:
-            arguments.run = Run.create(arguments.out, options_record(arguments), overwrite=arguments.overwrite)
-        main(arguments)
-    except EqPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    first = os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
+    with contextlib.ExitStack() as exits:
+        if not first:
+            exits.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        with contextlib.nullcontext() if first else contextlib.redirect_stderr(io.StringIO()):
+            arguments = parser.parse_args(words)
+        arguments.command = command_line(parser.prog, words)
+        arguments.workers = Workers.alone()
+        try:
+            arguments.workers = _workers(arguments, parser.prog, several)
+            exits.enter_context(arguments.workers)
+            with arguments.workers.watching():
+                _run(main, arguments, make_run)
+        except EqPropError as error:
+            workers = arguments.workers
+            if workers.prints(error) if workers.size > 1 else first:
+                print(f"error{'' if workers.first else f' (process {workers.rank})'}: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+        except KeyboardInterrupt:
+            if first:
+                print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
     return 0
+
+
+def _workers(arguments: argparse.Namespace, program: str, several: bool) -> Workers:
+    if several:
+        workers = Workers.from_environment(device_named(getattr(arguments, "device", "cpu")))
+        if workers.size > 1:
+            local = os.environ.get("LOCAL_WORLD_SIZE", str(workers.size))
+            arguments.command = arguments.command.replace("python -m", f"torchrun --nproc-per-node={local} -m", 1)
+        return workers
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size != "1":
+        raise ConfigError(f"torchrun started {size} processes, but this script runs in one; write {program}")
+    return Workers.alone()
+
+
+def _run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace, make_run: bool) -> None:
+    if arguments.threads is not None:
+        if arguments.threads < 1:
+            raise ConfigError(f"--threads: got {arguments.threads}, needed at least 1")
+        torch.set_num_threads(arguments.threads)
+    if arguments.record is not None and (not arguments.record or set(arguments.record) & set("/\\.")):
+        raise ConfigError(f"--record: got {arguments.record!r}, needed a plain name, as in --record mnist-1024")
+    if make_run:
+        arguments.run = Run.create(
+            arguments.out, options_record(arguments), overwrite=arguments.overwrite, workers=arguments.workers
+        )
+    main(arguments)
 
 
 def options_record(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -101,14 +140,15 @@ def command_line(program: str, argv: Sequence[str]) -> str:
 
 def device_named(name: str) -> torch.device:
     """The device of that name; "auto" is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"--device: got {name!r}, needed auto, cpu, cuda or cuda:N") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device: got {name!r}, but torch finds no CUDA device here; write --device cpu")
+    # what a small nudge moves is of the size of TF32's rounding: phases in float32 are meant to be float32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device
 
 
@@ -170,8 +210,11 @@ def finish(
         "command": arguments.command,
         **(details or {}),
         "config": dict(options_record(arguments) if config is None else config),
+        "processes": arguments.workers.size,
         **system_record(device),
     }
+    if not arguments.workers.first:  # of several processes the first writes
+        return summary
     path = run.write_summary(summary)
     print(f"\n{title}")
     width = max(len(figure["name"]) for figure in headline)

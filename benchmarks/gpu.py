@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 import eqprop
-from benchmarks._common import add_output_options, finish, new_parser, run_main
+from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main
 from benchmarks._timing import medians
 
 NETWORKS = ([784, 1024, 10], [784, 512, 512, 10])
@@ -61,7 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure and report."""
     if not torch.cuda.is_available():
         raise eqprop.ConfigError("benchmarks.gpu: torch finds no CUDA device here, needed one; nothing was measured")
-    torch.backends.cuda.matmul.allow_tf32 = False
+    device_named("cuda")  # switches TF32 off
     headline = []
     for layers in NETWORKS:
         name = "-".join(map(str, layers))

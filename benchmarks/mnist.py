@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import statistics
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -14,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 import eqprop
-from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
+from benchmarks import _training
+from benchmarks._common import add_output_options, new_parser, run_main, sizes
 from eqprop._callbacks import Figures
-from eqprop._data import DATASETS, DataSplits, load_dataset
+from eqprop._data import DataSplits, load_dataset
 from eqprop._errors import ConfigError
-from eqprop._figures import gradient_alignment, relaxation
-from eqprop._guard import Guard
 from eqprop._runs import Run
 from eqprop._trainer import Trainer
 
@@ -149,7 +146,7 @@ def options() -> argparse.ArgumentParser:
     made = new_parser(MODULE, "Train an attractor network on handwritten digits or clothes.", epilog)
     add_output_options(made, Path("runs/mnist"), resume=True)
     data = made.add_argument_group("data")
-    data.add_argument("--dataset", choices=DATASETS, default="mnist", help="data set")
+    data.add_argument("--dataset", choices=("mnist", "fashion-mnist", "digits"), default="mnist", help="data set")
     data.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: cache, or download)")
     data.add_argument("--validation", type=int, metavar="N", help="images held out for validation (0: none)")
     data.add_argument("--train", type=int, metavar="N", help="train on so many images only, drawn by the seed")
@@ -181,16 +178,7 @@ def options() -> argparse.ArgumentParser:
     training.add_argument("--decay", type=float, metavar="F", help="exponential: factor over the whole run")
     training.add_argument("--momentum", type=float, metavar="M", help="momentum of SGD")
     training.add_argument("--weight-decay", type=float, metavar="W", help="weight decay of SGD")
-    training.add_argument("--seed", type=int, default=0, help="of weights, order of images and validation draw")
-    training.add_argument(
-        "--seeds", type=int, default=1, metavar="N", help="train with N seeds from --seed, report the mean"
-    )
-    training.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes a GPU where there is one"
-    )
-    training.add_argument("--quiet", action="store_true", help="no progress bar and no line an epoch")
-    training.add_argument("--no-guard", action="store_true", help="go on even if the run looks hopeless")
-    training.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="also checkpoint within an epoch")
+    _training.add_training_options(training)
     return made
 
 
@@ -206,10 +194,7 @@ def make_config(arguments: argparse.Namespace, dataset: str, device: torch.devic
         if given is not None:
             settings[name] = given
     if isinstance(settings["lr"], str):
-        try:
-            settings["lr"] = tuple(float(part) for part in settings["lr"].split(","))
-        except ValueError as error:
-            raise ConfigError(f"--lr: got {arguments.lr!r}, needed numbers, as in --lr 0.1,0.05") from error
+        settings["lr"] = _training.numbers("--lr", settings["lr"])
     rest = {name: getattr(arguments, name) for name in ("rule", "seed", "validation", "train")}
     return Config(**settings, **rest, dataset=dataset, device=device.type)
 
@@ -259,19 +244,6 @@ def make_rule(config: Config) -> eqprop.Rule:
     return eqprop.Backprop(cost=config.cost)
 
 
-def make_scheduler(config: Config, optimizer: torch.optim.Optimizer) -> Any:
-    if config.schedule == "constant":
-        return None
-    if config.schedule == "exponential":
-        return torch.optim.lr_scheduler.ExponentialLR(optimizer, config.decay ** (1 / config.epochs))
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
-
-
-def extendable(config: Config) -> tuple[str, ...]:
-    """What may grow on --resume. Other schedules are laid out over the epochs: with more of them, another run."""
-    return ("epochs",) if config.schedule == "constant" else ()
-
-
 def make_data(config: Config, folder: str | None, device: torch.device) -> DataSplits:
     data = load_dataset(config.dataset, folder, device=device, validation=config.validation, seed=config.seed)
     pixels, classes = sizes(config.network)[0], sizes(config.network)[-1]
@@ -299,92 +271,24 @@ def train(
     trainer = Trainer(
         network, rule, optimizer, data,
         epochs=config.epochs, batch_size=config.batch_size, seed=config.seed,
-        scheduler=make_scheduler(config, optimizer),
+        scheduler=_training.make_scheduler(optimizer, config.schedule, config.epochs, decay=config.decay),
         out=out, config=config.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
-        resume=arguments.resume, overwrite=arguments.overwrite,
-        extendable=extendable(config),
-        checkpoint_every_steps=arguments.checkpoint_every, progress=not arguments.quiet,
-        guard=None if arguments.no_guard else Guard(),
-        callbacks=[Figures(title_of(config, data))],
+        extendable=_training.extendable(config.schedule), callbacks=[Figures(title_of(config, data))],
+        **_training.trainer_options(arguments),
     )  # fmt: skip
     if trainer.run is None:
         raise ConfigError("--out: needed a run folder")
     trainer.fit()
     test = trainer.test()
-    last = trainer.history.last()
-    draw_figures(trainer.run, config, network, rule, data)
-    return {
-        "test_error_percent": 100 * test.error,
-        "test_loss": test.loss,
-        "validation_error_percent": 100 * last.get("validation_error", math.nan),
-        "train_error_percent": 100 * last["train_error"],
-        "epochs": trainer.epoch,
-        "steps": trainer.step,
-        "seconds": trainer.seconds,
-        "sweeps": {"free": last["free_sweeps"], "nudged": last["nudged_sweeps"], "test": test.mean_sweeps},
-        "residuals": {
-            "mean": last["residual_mean"], "max": last["residual_max"], "unconverged_share": last["unconverged_share"],
-            "test_converged_share": test.converged_share,
-        },
-    }  # fmt: skip
+    _training.draw_figures(
+        trainer.run, network, rule, data, title_of(config, data),
+        images=64, free_sweeps=config.free_sweeps, nudged_sweeps=config.nudged_sweeps, tol=config.tol,
+    )  # fmt: skip
+    return _training.training_summary(trainer, test)
 
 
 def title_of(config: Config, data: DataSplits) -> str:
     return f"{data.name}, {config.network}, {config.rule}"
-
-
-def draw_figures(
-    run: Run, config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, data: DataSplits
-) -> None:
-    """The figures of the relaxation and the gradient; those of the training are the trainer's (see `Figures`)."""
-    if config.rule == "backprop":  # of the feed-forward twin, which does not relax
-        return
-    x, y = next(data.test.batches(64))
-    figure = relaxation(
-        phases(config, network, rule, x, y), config.tol, f"{title_of(config, data)}: a batch of the test split"
-    )
-    run.save_figure("relaxation", figure)
-    x, y = next(data.train.batches(64))
-    truth = eqprop.ImplicitGradient(cost=config.cost, free=eqprop.Stop(1e-6, 1000, block=10))
-    run.save_figure("gradient_alignment", gradient_alignment(eqprop.compare_layers(network, rule, truth, x, y)))
-
-
-@torch.no_grad()
-def phases(
-    config: Config, network: eqprop.HopfieldNetwork, rule: eqprop.Rule, x: Tensor, y: Tensor
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Energy (with the nudge's, beta C) and residual a sweep, [sweeps, batch], of the free and (real) nudged phases."""
-    network, x = network.clone().double(), x.double()  # so that rounding does not hide the end of a phase
-    drive, cost = network.drive(x), rule.loss_function
-    state = network.initial_state(len(x))
-    target = cost.target(y, network.output(state))
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    betas: tuple[float, ...] = ()
-    if isinstance(rule, eqprop.EquilibriumPropagation) and rule.contour != "derivative":
-        betas = eqprop.contour(rule.contour, rule.beta, rule.points).betas
-    named = {"free": 0.0} | {f"nudged, β = {b:g}".replace("-", "−"): b for b in betas}
-    rest = state
-    for name, beta in named.items():
-        energies: list[Tensor] = []
-        steps: list[Tensor] = []
-        last = rest
-
-        def observe(
-            _: int, now: tuple[Tensor, ...], beta: float = beta, energies: list[Tensor] = energies,
-            steps: list[Tensor] = steps,
-        ) -> None:  # fmt: skip
-            nonlocal last
-            energies.append(network.energy(now, drive) + beta * cost.loss(network.output(now), target))
-            steps.append(network.distance(now, last))
-            last = now
-
-        nudge = eqprop.CostNudge(network, cost, target, target.new_full((len(x), 1), beta)) if beta else None
-        sweeps = eqprop.Sweeps(config.nudged_sweeps if beta else config.free_sweeps)
-        solution = eqprop.relax(network, rest, drive, nudge, solver=rule.solver, stop=sweeps, observer=observe)
-        found[name] = (torch.stack(energies), torch.stack(steps))
-        if not beta:
-            rest = solution.state
-    return found
 
 
 # -- the script ------------------------------------------------------------------------------------------------------
@@ -394,66 +298,35 @@ def report(
     config: Config, data: DataSplits, results: Mapping[int, Mapping[str, Any]], arguments: argparse.Namespace, run: Run
 ) -> None:
     """Write and print the result of one seed, or means over several."""
-    errors = [result["test_error_percent"] for result in results.values()]
-    several = len(errors) > 1
-    seconds = statistics.fmean(result["seconds"] for result in results.values())
-    name = f"test error, mean of {len(errors)} seeds" if several else "test error"
-    headline: list[dict[str, Any]] = [{"name": name, "value": statistics.fmean(errors), "unit": "%"}]
-    if config.rule == "ep" and (data.name, config.network) in TARGETS:
-        headline[0]["target"] = f"<= {TARGETS[data.name, config.network]}"
-    if several:
-        headline.append({"name": "its standard deviation", "value": statistics.stdev(errors), "unit": "%"})
-    headline.append({"name": f"training time{' a seed' if several else ''}", "value": seconds, "unit": "s"})
-    epochs = max(result["epochs"] for result in results.values())
-    finish(
-        arguments,
-        title=f"{data.name}, {config.network}, {config.rule}, {epochs} epoch{'s' if epochs > 1 else ''}",
-        headline=headline,
-        details={
-            "seeds": list(results),
-            "data": data.spec(),
-            "seconds": seconds,
-            "results": {str(seed): dict(result) for seed, result in results.items()},
-        },
-        config=config.record(),
-        device=torch.device(config.device),
-        run=run,
+    target = TARGETS.get((data.name, config.network)) if config.rule == "ep" else None
+    headline = _training.mean_figures(
+        results,
+        {"test_error_percent": "test error"},
+        {"test_error_percent": None if target is None else f"<= {target}"},
     )
+    title = title_of(config, data)
+    _training.finish_training(arguments, config, data, results, headline, title, torch.device(config.device), run)
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Train every seed and report."""
-    if arguments.seeds < 1:
-        raise ConfigError(f"--seeds: got {arguments.seeds}, needed at least 1")
-    device = device_named(arguments.device)
+    seeds = _training.seeds_of(arguments)
+    device = arguments.workers.device
     first = make_config(arguments, arguments.dataset, device)  # bad options are told before any data are read
-    data = make_data(first, arguments.data, device)
+    # in turn: the first process may download
+    data = arguments.workers.in_turn(lambda: make_data(first, arguments.data, device))
     if data.name != first.dataset:
         first = make_config(arguments, data.name, device)
-    seeds = range(first.seed, first.seed + arguments.seeds)
-    parent: Run | None = None
-    if len(seeds) > 1:
-        parent = Run.create(
-            arguments.out,
-            first.record() | {"seeds": list(seeds)},
-            overwrite=arguments.overwrite,
-            resume=arguments.resume,
-            extendable=extendable(first),
-        )
-    results: dict[int, dict[str, Any]] = {}
-    for seed in seeds:
-        config = dataclasses.replace(first, seed=seed)
-        if seed != first.seed:  # the validation part is drawn by the seed
-            data = make_data(config, arguments.data, device)
-        if not arguments.quiet:
-            print(f"{data}, seed {seed}", file=sys.stderr)
-        folder = arguments.out if parent is None else arguments.out / f"seed-{seed}"
-        results[seed] = train(config, data, folder, arguments, device)
-        if parent is not None:
-            one = argparse.Namespace(**{**vars(arguments), "record": None})
-            report(config, data, {seed: results[seed]}, one, Run.open(folder))
-    report(first, data, results, arguments, parent or Run.open(arguments.out))
+    _training.run_seeds(
+        arguments,
+        [dataclasses.replace(first, seed=seed) for seed in seeds],
+        lambda config: make_data(config, arguments.data, device),
+        lambda config, used, out: train(config, used, out, arguments, device),
+        report,
+        data,
+        _training.extendable(first.schedule),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, options(), make_run=False))
+    sys.exit(run_main(main, options(), make_run=False, several=True))

@@ -15,9 +15,11 @@ from torch import Tensor
 from eqprop._linear_response import LinearResponse
 from eqprop._network import Drive, Network, State
 from eqprop._phases import settle_in_full
-from eqprop._relax import Solution, Stop, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import Rule, RuleStep, add_readout_gradient, at_equilibrium, loss_gradient
+from eqprop._solution import Solution
 from eqprop._solvers import Synchronous
+from eqprop._stop import Stop, Sweeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class RecurrentBackprop(_AdjointRule):
         self, response: LinearResponse, source: State, drive: Drive
     ) -> tuple[State, Tensor, tuple[Solution, ...]]:
         zero = tuple(torch.zeros_like(s) for s in source)
-        solution = relax(response, zero, Drive(source, drive.x), solver=Synchronous(), stop=self.adjoint)
+        solution = relax(
+            response, zero, Drive(source, drive.x), solver=Synchronous(), stop=self.adjoint, graphs=self.graphs
+        )
         scale = response.distance(solution.state, zero).clamp(min=torch.finfo(source[-1].dtype).tiny)
         return solution.state, solution.residual / scale, (solution,)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from eqprop._connections import DenseConnection
 from eqprop._directed import DirectedNetwork
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._names import lookup
 from eqprop._network import Drive, Network, State
-from eqprop._relax import Stop, Sweeps, relax
+from eqprop._relax import relax
+from eqprop._stop import Stop, Sweeps
 
 _COORDINATES = {"activation": False, "membrane": True}  # whether the slopes of the activations enter
 _PROBES = 32
@@ -140,7 +142,9 @@ def _blocks(network: Network) -> dict[tuple[int, int], Tensor] | None:
     if not isinstance(network, GraphNetwork):
         return None
     blocks = network.jacobian_blocks().items()
-    return {ends: (w.mT if transposed else w).detach().double() for ends, (w, transposed) in blocks}
+    if not all(isinstance(c, DenseConnection) for _, (c, _) in blocks):
+        return None
+    return {ends: (c.weight.mT if transposed else c.weight).detach().double() for ends, (c, transposed) in blocks}
 
 
 def _closed_form(
@@ -187,11 +191,11 @@ def weight_angles(network: Network) -> dict[str, float]:
             "functional_asymmetry(network, x), which serves any network"
         )
     if not isinstance(network, DirectedNetwork):
-        return {key: 0.0 for key, pre, _ in network._edges if pre != -1}
+        return {e.key: 0.0 for e in network._edges if e.tail != -1}
     keys = {id(connection): key for key, connection in network.connections.items()}
     return {
-        keys[id(forward)]: _angle(forward.weight.detach(), backward.weight.detach().mT)
-        for forward, backward in network.reciprocal_pairs()
+        keys[id(pair.forward)]: _angle(pair.forward.weight.detach(), pair.turned(pair.backward.weight.detach()))
+        for pair in network.reciprocal_pairs()
     }
 
 

@@ -10,8 +10,10 @@ from torch import Tensor
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._network import Drive, Network, State
-from eqprop._relax import Solution, Status, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import Rule, RuleStep, at_equilibrium
+from eqprop._solution import Solution, Status
+from eqprop._stop import Sweeps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ class Callback:
 
     A callback may read everything on the trainer and may call `trainer.stop(reason)`. Reading a tensor's value in
     `on_step` waits for the device in every step; keep tensors and read them in `on_epoch_end`.
+
+    With several processes every one calls its callbacks, with a `step` of its part of the batch (loss and penalties are
+    those of the whole); what goes into files or onto the screen is for the first (`trainer.workers.first`).
     """
 
     def on_fit_start(self, trainer: Trainer) -> None:
@@ -57,7 +60,7 @@ class Figures(Callback):
             raise ConfigError(f"Figures: got {unknown[0]!r} in draw, needed {' or '.join(map(repr, FIGURES))}.")
 
     def on_fit_end(self, trainer: Trainer) -> None:
-        if trainer.run is None or len(trainer.history) == 0:
+        if trainer.run is None or not trainer.run.writes or len(trainer.history) == 0:
             return
         if "learning_curves" in self.draw:
             trainer.run.save_figure("learning_curves", learning_curves(trainer.history, self.title))
@@ -65,7 +68,7 @@ class Figures(Callback):
             names = list(getattr(trainer.network, "layers", {}))
             try:
                 figure = receptive_fields(trainer.network, names[1] if len(names) > 1 else None)
-            except ConfigError:  # no dense connection from the input, or the input is no square image
+            except ConfigError:  # no connection from the input, or the input is no image
                 return
             trainer.run.save_figure("receptive_fields", figure)
 
@@ -92,6 +95,8 @@ class TensorBoard(Callback):
         self.folder = None if folder is None else Path(folder)
 
     def on_fit_start(self, trainer: Trainer) -> None:
+        if not trainer.workers.first:
+            return
         folder = self.folder
         if folder is None:
             if trainer.run is None:
@@ -101,6 +106,8 @@ class TensorBoard(Callback):
         self._writer = self._writer_class(str(folder), purge_step=trainer.step + 1)
 
     def on_epoch_end(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        if self._writer is None:  # not the first of several processes
+            return
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, trainer.step)
         self._writer.flush()

@@ -128,6 +128,13 @@ def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: unpack(item, tensors) for key, item in value.items()}
 
 
+def digest(value: Any) -> str:
+    """Checksum of nested dicts, lists and tuples with tensors."""
+    tensors: dict[str, Tensor] = {}
+    packed = json.dumps(pack(value, "", tensors), sort_keys=True)
+    return hashlib.sha256(packed.encode() + safetensors.torch.save(tensors)).hexdigest()[:16]
+
+
 class CheckpointFolder:
     """The newest checkpoint under a tag ("checkpoint", "best") in a folder."""
 

@@ -13,7 +13,7 @@ from eqprop._costs import Cost
 from eqprop._errors import ConfigError
 from eqprop._network import Cache, Drive, Network, State, System
 from eqprop._pairs import halves, times
-from eqprop._relax import Solution
+from eqprop._solution import Solution
 
 
 class ComplexSystem(System):
@@ -22,11 +22,10 @@ class ComplexSystem(System):
     Residual and status are those of a sample: both its halves together.
 
     Raises:
-        ConfigError: an activation that is not holomorphic, or inputs that are not affine in the state; names the layer
-            and what to use instead.
+        ConfigError: an activation or inputs that are not holomorphic; names the layer and what to use instead.
     """
 
-    affine = True
+    holomorphic = True
 
     def __init__(self, system: System) -> None:
         for number, rho in enumerate(system.activations, start=1):
@@ -35,18 +34,19 @@ class ComplexSystem(System):
                     f"complex nudge: activation {rho.name!r} of moving layer {number} is not holomorphic; use "
                     "'sigmoid', 'tanh', 'dsilu' or 'linear', or contour='centred'"
                 )
-        if not system.affine:
+        if not system.holomorphic:
             raise ConfigError(
-                f"complex nudge: the inputs of {type(system).__name__} may not be affine in the state; use a "
-                "HopfieldNetwork or DirectedNetwork, or contour='centred'"
+                f"complex nudge: the inputs of {type(system).__name__} are not known to be holomorphic; use a "
+                "HopfieldNetwork or DirectedNetwork (with pooling='soft' or 'average' in place of 'max'), or "
+                "contour='centred'"
             )
         self.shapes, self.blocks = system.shapes, system.blocks
         # the bounds of an activation hold on the real line only: a solver must not project a complex state on them
         self.activations = tuple(replace(rho, bounds=None) for rho in system.activations)
         self._system = system
 
-    def new_cache(self, products: torch.dtype | None = None) -> Cache:
-        return self._system.new_cache(products)
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = True) -> Cache:
+        return self._system.new_cache(products, paired=True)
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
         return self._system.block_inputs(state, drive, block, cache)

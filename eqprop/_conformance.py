@@ -69,7 +69,7 @@ def check_network(
     9. the tangent gradient is ``(d inputs / d theta)^T direction``
     10. a sample's inputs do not depend on the rest of the batch, nor on copies of it
     11. nothing that is passed in is changed, and dtype and shapes are kept
-    12. with products in bfloat16, what layers give each other stays within 5 %
+    12. with products in bfloat16, what layers give each other stays within 5 %, for three units of four
     13. ``energy`` never rises over alternating sweeps (with an energy, exact blocks and monotone activations)
 
     A method that raises fails its check, whatever it raises.
@@ -244,9 +244,13 @@ def _low_precision_is_close(net: Network, x: Tensor, state: State) -> float | No
         alone = net.inputs(tuple(torch.zeros_like(s) for s in state), drive)
         full = net.block_inputs(state, drive, layers, net.new_cache(None))
         low = net.block_inputs(state, drive, layers, net.new_cache(torch.bfloat16))
-    return _deviation(
-        tuple(z - d for z, d in zip(low, alone, strict=True)), tuple(z - d for z, d in zip(full, alone, strict=True))
-    )
+    worst = 0.0
+    for p, q, d in zip(low, full, alone, strict=True):
+        # of most units: where max pooling picks another unit of a window, some of them differ by more than rounding
+        differences = (p - q).abs().flatten().sort().values
+        most = float(differences[int(0.75 * (len(differences) - 1))])
+        worst = max(worst, most / max(float((q - d).abs().max()), 1e-6)) if most == most else math.inf
+    return worst
 
 
 def _collected(net: Network, add: Callable[[], None]) -> tuple[Tensor | None, ...]:

@@ -1,20 +1,103 @@
-"""Connections between layers: a bilinear form ``s_post . (W s_pre)``, closed form in both directions."""
+"""Connections between layers: a map ``f`` of one layer's state, and the transpose of its Jacobian back.
+
+A connection from layer *tail* to layer *head* has the primitive function ``Phi = s_head . f(s_tail)``. *Ahead* it adds
+``dPhi/ds_head = f(s_tail)`` to the input of its head, *back* it adds ``dPhi/ds_tail = J_f(s_tail)^T s_head`` to that of
+its tail. Tied networks use both, directed ones one of them.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from eqprop._errors import ConfigError
 from eqprop._initializers import initial_weight
 
 Shape = tuple[int, ...]
-# add(z, s, owned): z + product of s; may overwrite z when the caller owns it
-Product = Callable[[Tensor, Tensor, bool], Tensor]
+# add(z, s, own, owned): z + product of the other end's state s, at the receiver's own state; may overwrite z when owned
+Product = Callable[[Tensor, Tensor, Tensor, bool], Tensor]
+
+
+class Products(NamedTuple):
+    """The two products of a connection for one relaxation; they may share what both need."""
+
+    ahead: Product
+    back: Product
+
+
+class Tangents(NamedTuple):
+    """The Jacobian of a connection's two products at a state: linear maps, written as products of a vector.
+
+    Attributes:
+        ahead: ``J_f v_tail``, what a change of the tail does to the input of the head.
+        back: ``J_f^T v_head``, and the other way round.
+        curvature: ``d^2 Phi/ds_tail^2 v_tail``, what a change of the tail does to its own input from the head; None
+            where ``f`` is (piecewise) linear.
+    """
+
+    ahead: Product
+    back: Product
+    curvature: Product | None
+
+
+class Connection(nn.Module):
+    """Base of all connections.
+
+    Attributes:
+        weight: the parameter.
+        linear: ``f`` is linear in the state.
+        holomorphic: ``f`` has a holomorphic extension, so that a contour may go through complex nudges.
+        reverse: of the pair of layers that it joins, the tail is the layer that comes *after* in its declaration, and
+            only the way back is used (feedback with weights of its own).
+    """
+
+    weight: nn.Parameter
+    linear: bool = True
+    holomorphic: bool = True
+    reverse: bool = False
+
+    def products(self, precision: torch.dtype | None = None, paired: bool = False) -> Products:
+        """Both products, in another precision where one is given, on stacked real pairs where ``paired``."""
+        raise NotImplementedError
+
+    def tangents(self, tail: Tensor, head: Tensor, precision: torch.dtype | None = None) -> Tangents:
+        """The Jacobian at a state, prepared for many vectors; their batch may hold several copies of the state's."""
+        ahead, back = self.products(precision)
+        return Tangents(ahead, back, None)
+
+    def phi(self, tail: Tensor, head: Tensor) -> Tensor:
+        """``s_head . f(s_tail)`` a sample, ``[batch]``."""
+        raise NotImplementedError
+
+    def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
+        """``weight.grad += sum over the batch of d/dW s_head . f(s_tail)``.
+
+        Where ``paired``, both are stacked pairs, ``head`` with its imaginary half negated, as ``Phase.weighted`` gives
+        it: the real part of the complex sum.
+        """
+        raise NotImplementedError
+
+    def add_back_gradient(self, tail: Tensor, head: Tensor, direction: Tensor) -> None:
+        """``weight.grad += sum over the batch of d/dW direction . J_f(s_tail)^T s_head``; ``direction`` like a tail."""
+        # where f is linear, J_f does not depend on the tail and the sum is that of s_head . f(direction)
+        self.add_gradient(direction, head)
+
+    def metric(self, weight: Tensor) -> Tensor | None:
+        """``G w`` with ``<J_v, J_w>_F = v . (G w)`` for two weights of this shape; None where ``J`` depends on the
+        state. The Frobenius product of the Jacobians of two such connections, in closed form."""
+        return None
+
+    def mirrors(self, other: Connection) -> bool:
+        """Whether ``J`` is the transpose of that of ``other`` where their weights are equal, or (dense) transposed."""
+        return False
+
+    def _add(self, gradient: Tensor) -> None:
+        self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
 
 
 @dataclass(frozen=True)
@@ -22,7 +105,7 @@ class Dense:
     """A dense connection from layer ``pre`` to layer ``post``: ``W s_pre`` with ``W [units_post, units_pre]``.
 
     In a ``HopfieldNetwork`` the connection is tied: ``post`` receives ``W s_pre`` and ``pre`` receives ``W^T s_post``.
-    In a ``DirectedNetwork`` only ``post`` receives.
+    In a ``DirectedNetwork`` only ``post`` receives. Layers of more than one dimension are flattened.
 
     Args:
         pre, post: names of layers.
@@ -41,7 +124,7 @@ class Dense:
         """The connection's module, with weights drawn from ``generator``."""
         shape = (math.prod(post), math.prod(pre))
         weight = initial_weight(shape, initializer=self.initializer, gain=self.gain, generator=generator, dtype=dtype)
-        return DenseConnection(weight)
+        return DenseConnection(weight, tail=pre, head=post)
 
     def spec(self) -> dict[str, Any]:
         """JSON-serialisable description; ``Dense(**spec)`` less its type gives the connection back."""
@@ -54,45 +137,57 @@ class Dense:
         }
 
 
-class DenseConnection(nn.Module):
+class DenseConnection(Connection):
     """Weights of a ``Dense`` connection, ``[out, in]``."""
 
-    weight: nn.Parameter
-
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, *, tail: Shape, head: Shape) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight)
+        self._tail, self._head = tail, head
 
-    def forward_product(self, products: torch.dtype | None) -> Product:
-        """Adds ``W s_pre`` to the input of ``post``."""
-        return _dense_product(self.weight.mT, products)
+    def products(self, precision: torch.dtype | None = None, paired: bool = False) -> Products:
+        return Products(
+            _dense_product(self.weight.mT, precision, self._head), _dense_product(self.weight, precision, self._tail)
+        )
 
-    def backward_product(self, products: torch.dtype | None) -> Product:
-        """Adds ``W^T s_post`` to the input of ``pre``."""
-        return _dense_product(self.weight, products)
+    def phi(self, tail: Tensor, head: Tensor) -> Tensor:
+        return (head.flatten(1) * torch.matmul(tail.flatten(1), self.weight.mT)).sum(-1)
 
-    def phi(self, pre: Tensor, post: Tensor) -> Tensor:
-        """``s_post . (W s_pre)`` a sample, ``[..., batch]``."""
-        return (post * torch.matmul(pre, self.weight.mT)).sum(-1)
-
-    def add_gradient(self, pre: Tensor, post: Tensor) -> None:
-        """``weight.grad += sum over the batch of post pre^T``; ``[batch, in]``, ``[batch, out]``."""
+    def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
+        tail, head = tail.flatten(1), head.flatten(1)
         if self.weight.grad is None:
-            self.weight.grad = torch.mm(post.mT, pre)
+            self.weight.grad = torch.mm(head.mT, tail)
         else:
-            self.weight.grad.addmm_(post.mT, pre)
+            self.weight.grad.addmm_(head.mT, tail)
+
+    def metric(self, weight: Tensor) -> Tensor:
+        return weight
+
+    def mirrors(self, other: Connection) -> bool:
+        return isinstance(other, DenseConnection)
 
 
-def _dense_product(operand: Tensor, products: torch.dtype | None) -> Product:
-    if products is not None and products != operand.dtype:
-        low = operand.to(products)  # once a relaxation
+def _dense_product(operand: Tensor, precision: torch.dtype | None, shape: Shape) -> Product:
+    """Adds ``s @ operand`` to a layer of ``shape``."""
+    low = None if precision is None or precision == operand.dtype else operand.to(precision)  # once a relaxation
+    if low is None and len(shape) == 1:
 
-        def add_low(z: Tensor, s: Tensor, owned: bool) -> Tensor:
-            return z + torch.matmul(s.to(products), low).to(s.dtype)
+        def add(z: Tensor, s: Tensor, own: Tensor, owned: bool) -> Tensor:
+            s = s.flatten(1) if s.dim() > 2 else s
+            return z.addmm_(s, operand) if owned else torch.addmm(z, s, operand)
 
-        return add_low
+        return add
 
-    def add(z: Tensor, s: Tensor, owned: bool) -> Tensor:
-        return z.addmm_(s, operand) if owned else torch.addmm(z, s, operand)
+    def add_shaped(z: Tensor, s: Tensor, own: Tensor, owned: bool) -> Tensor:
+        flat = s.flatten(1)
+        product = torch.mm(flat, operand) if low is None else torch.mm(flat.to(low.dtype), low).to(s.dtype)
+        product = product.reshape(-1, *shape)
+        return z.add_(product) if owned else z + product
 
-    return add
+    return add_shaped
+
+
+def require_shape(condition: bool, key: str, message: str) -> None:
+    """Raises ``ConfigError`` about a connection unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"connection {key}: {message}")

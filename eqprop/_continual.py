@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._network import Drive, Network, Phase, State
 from eqprop._nudge import CostNudge
-from eqprop._phases import settle_in_full
-from eqprop._relax import Solution, Sweeps, relax
+from eqprop._phases import cleared, mean_loss, mean_weights, only, settle_in_full
+from eqprop._relax import relax
 from eqprop._rule import Rule, RuleStep, Sample, add_readout_gradient, at_equilibrium
+from eqprop._solution import Solution
 from eqprop._solvers import Solver
+from eqprop._stop import Sweeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class ContinualEP(Rule):
         nudged: ``Sweeps(n)``; its ``tol`` decides what is called converged.
         nudged_solver: solver of the nudged phase, one step at a time (one with a memory, as ``Anderson``, sweeps
             plainly); None for that of the free phase.
+        exclude_unconverged: leave samples out whose free phase did not converge. The nudged phase cannot decide: its
+            first sweeps have moved the parameters before its last one shows whether it settles.
 
     Raises:
         ConfigError: rates that are negative, not finite or of the wrong number; ``nudged`` that is not ``Sweeps``.
@@ -59,6 +64,8 @@ class ContinualEP(Rule):
     beta: float = 0.1
     nudged: Sweeps = Sweeps(15)
     nudged_solver: Solver | None = None
+    exclude_unconverged: bool = False
+    by_share: ClassVar[bool] = False  # the dynamics of every sample see the increments of all others
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,14 +93,19 @@ class ContinualEP(Rule):
         free = settle_in_full(self, network, drive, start)
         rest = network.measure(free.state, 0)
         sample = at_equilibrium(network, self.loss_function, rest, y)
+        counted = free.converged if self.exclude_unconverged else None
+        weight = torch.full_like(sample.loss, 1 / len(sample.loss))
+        kept = only(sample, counted)
+        if counted is not None:
+            weight, rest = mean_weights(sample.loss, counted), cleared(rest, counted)
         with _restored([p for p, _ in moving]):
-            nudged, totals = self._sweep(network, drive.x, free.state, rest, sample, moving)
+            nudged, totals = self._sweep(network, drive.x, free.state, rest, sample, weight, counted, moving)
         for (p, _), total in zip(moving, totals, strict=True):
             if total is not None:
                 p.grad = total if p.grad is None else p.grad.add_(total)
-        weight = torch.full_like(sample.loss, 1 / len(sample.loss))
-        add_readout_gradient(network, self.loss_function, sample, rest, weight)
-        return RuleStep(sample.loss.mean(), sample.output, free, drive, (nudged,))
+        add_readout_gradient(network, self.loss_function, kept, rest, weight)
+        loss = sample.loss.mean() if counted is None else mean_loss(kept.loss, weight)
+        return RuleStep(loss, sample.output, free, drive, (nudged,), counted)
 
     def _sweep(
         self,
@@ -102,6 +114,8 @@ class ContinualEP(Rule):
         state: State,
         seen: State,
         sample: Sample,
+        weight: Tensor,
+        counted: Tensor | None,
         moving: list[tuple[nn.Parameter, float]],
     ) -> tuple[Solution, list[Tensor | None]]:
         """The nudged phase; moves the parameters. The last solution, and the sum of increments of each parameter."""
@@ -114,12 +128,15 @@ class ContinualEP(Rule):
         solution: Solution | None = None
         for _ in range(self.nudged.n):
             drive: Drive = network.drive(x)
-            solution = relax(network, state, drive, nudge, solver=solver, stop=Sweeps(1, self.nudged.tol))
+            stop = Sweeps(1, self.nudged.tol)
+            solution = relax(network, state, drive, nudge, solver=solver, stop=stop, graphs=self.graphs)
             state, before = solution.state, seen
             seen = network.measure(state, 1)
+            if counted is not None:
+                seen = cleared(seen, counted)
             for p, _ in moving:
                 p.grad = None
-            self._add_increment(network, before, seen, x)
+            self._add_increment(network, before, seen, x, weight)
             for i, (p, rate) in enumerate(moving):
                 if p.grad is not None:
                     total = totals[i]
@@ -129,13 +146,14 @@ class ContinualEP(Rule):
             raise ConfigError("ContinualEP: got no sweep to do, needed nudged=Sweeps(n) with n >= 1")
         return replace(solution, sweeps=torch.full_like(solution.sweeps, self.nudged.n)), totals
 
-    def _add_increment(self, network: Network, before: State, after: State, x: Tensor) -> None:
-        scale = 1 / (self.beta * len(x))
+    def _add_increment(self, network: Network, before: State, after: State, x: Tensor, weight: Tensor) -> None:
+        weights = weight / self.beta
         if network.has_energy:
-            weights = x.new_full((len(x),), scale)
             network.add_contrast_gradient([Phase(after, weights, 1), Phase(before, -weights, 1)], x)
         else:
-            direction = tuple((a - b) * -scale for a, b in zip(after, before, strict=True))
+            direction = tuple(
+                (b - a) * weights.reshape(-1, *[1] * (a.dim() - 1)) for a, b in zip(after, before, strict=True)
+            )
             network.add_tangent_gradient(before, direction, x)
 
     def _moving(self, network: Network) -> list[tuple[nn.Parameter, float]]:

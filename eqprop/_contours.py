@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
+from eqprop._share import drawn
 
 
 class Points(NamedTuple):
@@ -50,8 +51,8 @@ class Contour:
         """The real nudges of ``batch`` samples; signs are drawn on the CPU, so that no device changes them."""
         ones = like.new_ones(batch)
         if self.random_sign:
-            signs = torch.randint(0, 2, (batch,), generator=generator).to(device=like.device, dtype=like.dtype)
-            ones = 2 * signs - 1
+            signs = drawn(lambda shape: torch.randint(0, 2, shape, generator=generator), (batch,))
+            ones = 2 * signs.to(device=like.device, dtype=like.dtype) - 1
         betas = torch.stack([ones * b for b in self.betas])
         weights = torch.stack([ones * w for w in self.weights])  # 1 / sign = sign
         return Points(betas, weights, ones * self.free_weight if self.free_weight else None)

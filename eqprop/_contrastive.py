@@ -13,8 +13,9 @@ from eqprop._contours import contour
 from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State
 from eqprop._phases import PhasedRule, cleared, groups, mean_loss, only, require_energy, settle_in_full, with_samples
-from eqprop._relax import Solution, relax
+from eqprop._relax import relax
 from eqprop._rule import RuleStep, Sample, add_readout_gradient, at_equilibrium, loss_gradient
+from eqprop._solution import Solution
 
 
 class ClampNudge:
@@ -85,6 +86,7 @@ class _ClampedRule(PhasedRule):
                 ClampNudge(network, value),
                 solver=self.solver if self.nudged_solver is None else self.nudged_solver,
                 stop=self.nudged,
+                graphs=self.graphs,
             )
             weights = torch.cat([torch.full_like(loss, w) for w in hold.weights[group.start : group.stop]])
             phases.append(Phase(network.measure(solution.state, first), weights, k))

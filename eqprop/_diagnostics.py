@@ -15,9 +15,10 @@ from eqprop._costs import cost as cost_named
 from eqprop._names import lookup
 from eqprop._network import Drive, Network, State
 from eqprop._nudge import CostNudge
-from eqprop._relax import Stop, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import Rule, at_equilibrium
 from eqprop._solvers import Alternating, Synchronous
+from eqprop._stop import Stop, Sweeps
 
 
 class GradientMatch(NamedTuple):

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from eqprop._connections import Dense, DenseConnection
+from eqprop._connections import Connection, Dense
+from eqprop._convolution import Conv, ConvTranspose
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._initializers import at_angle
@@ -31,7 +35,7 @@ class DirectedNetwork(GraphNetwork):
     def __init__(
         self,
         layers: dict[str, Layer],
-        connections: Sequence[Dense],
+        connections: Sequence[Dense | Conv | ConvTranspose],
         *,
         readout: int | None = None,
         feedback_angle: float | None = 0.0,
@@ -43,20 +47,49 @@ class DirectedNetwork(GraphNetwork):
             return
         if not 0.0 <= feedback_angle <= 180.0 or not math.isfinite(feedback_angle):
             raise ConfigError(f"feedback_angle: got {feedback_angle}, needed degrees from 0 to 180, or None")
-        for forward, backward in self.reciprocal_pairs():
+        for pair in self.reciprocal_pairs():
             with torch.no_grad():
-                drawn = backward.weight
-                drawn.copy_(at_angle(forward.weight.mT, feedback_angle, drawn))
+                drawn = pair.backward.weight
+                drawn.copy_(at_angle(pair.turned(pair.forward.weight), feedback_angle, drawn))
 
-    def reciprocal_pairs(self) -> list[tuple[DenseConnection, DenseConnection]]:
-        """Pairs (forward, feedback) of connections that join the same two layers in opposite directions."""
-        ends = {(pre, post): key for key, pre, post in self._edges}
-        return [
-            (self.connection(key), self.connection(ends[post, pre]))
+    def reciprocal_pairs(self) -> list[ReciprocalPair]:
+        """Pairs (forward, feedback) of connections that join the same two layers in opposite directions.
+
+        Raises:
+            ConfigError: two that have no weights in common to compare, as a convolution and a dense connection.
+        """
+        ends = {(e.pre, e.post): e.key for e in self._edges}
+        pairs = [
+            ReciprocalPair(self.connection(key), self.connection(ends[post, pre]))
             for (pre, post), key in ends.items()
             if pre < post and (post, pre) in ends
         ]
+        for pair in pairs:
+            if not pair.forward.mirrors(pair.backward):
+                raise ConfigError(
+                    f"feedback: got a forward weight {list(pair.forward.weight.shape)} with a feedback weight "
+                    f"{list(pair.backward.weight.shape)} between the same layers that cannot be compared, needed a "
+                    "Dense with a Dense, or a Conv with a ConvTranspose of the same kernel, stride, padding and "
+                    "pooling; or write feedback_angle=None"
+                )
+        return pairs
 
     @staticmethod
-    def _feedback(pairs: list[tuple[str, str]], initializer: str, gain: float | str | None) -> list[Dense]:
-        return [Dense(post, pre, initializer, gain) for pre, post in pairs[1:]]
+    def _feedback(forward: Sequence[Dense | Conv]) -> list[Dense | Conv | ConvTranspose]:
+        return [
+            ConvTranspose(**{f.name: getattr(c, f.name) for f in fields(c)} | {"pre": c.post, "post": c.pre})
+            if isinstance(c, Conv)
+            else Dense(c.post, c.pre, c.initializer, c.gain)
+            for c in forward
+        ]
+
+
+class ReciprocalPair(NamedTuple):
+    """Two connections between the same two layers, in opposite directions, with weights of their own."""
+
+    forward: Connection
+    backward: Connection
+
+    def turned(self, weight: Tensor) -> Tensor:
+        """A weight of one end in the shape of the other's: dense ones are transposed, those of convolutions alike."""
+        return weight.mT if self.forward.reverse == self.backward.reverse else weight

@@ -14,8 +14,9 @@ from eqprop._contours import contour
 from eqprop._network import Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
 from eqprop._phases import PhasedRule, cleared, mean_loss, only
-from eqprop._relax import Stop, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import RuleStep, add_readout_gradient, at_equilibrium
+from eqprop._stop import Stop, Sweeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,7 @@ class DyadicEP(PhasedRule):
             CostNudge(network, self.loss_function, target, target.new_full((batch, 1), self.beta)),
             solver=self.solver if self.nudged_solver is None else self.nudged_solver,
             stop=self.nudged,
+            graphs=self.graphs,
         )
         layers = len(network.shapes)
         free = replace(solution, state=solution.state[:layers])
@@ -120,7 +122,7 @@ class DyadicSystem(System):
             still = Drive(tuple(torch.zeros_like(t) for t in drive.terms), drive.x)
             self._transposed = network.adjoint_dynamics(zero, still)
 
-    def new_cache(self, products: torch.dtype | None = None) -> Cache:
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
         back = None if self._transposed is None else self._transposed[0].new_cache(products)
         return Cache((self._network.new_cache(products), back))
 

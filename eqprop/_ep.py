@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
 from eqprop._pairs import halves
 from eqprop._phases import PhasedRule, cleared, groups, mean_loss, only, settle_in_full, with_samples
-from eqprop._relax import Solution, relax
+from eqprop._relax import relax
 from eqprop._rule import (
     RuleStep,
     Sample,
@@ -27,6 +27,7 @@ from eqprop._rule import (
     at_equilibrium,
     loss_gradient,
 )
+from eqprop._solution import Solution
 
 
 class Equilibria(NamedTuple):
@@ -80,6 +81,7 @@ class EquilibriumPropagation(PhasedRule):
     readout: str = "contrast"
     correction: str | None = None
     seed: int = 0
+    by_share: ClassVar[bool] = True
     generator: torch.Generator = field(default_factory=torch.Generator, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -235,4 +237,4 @@ class EquilibriumPropagation(PhasedRule):
 
     def _relax(self, system: System, state: State, drive: Drive, nudge: Any) -> Solution:
         solver = self.solver if self.nudged_solver is None else self.nudged_solver
-        return relax(system, state, drive, nudge, solver=solver, stop=self.nudged)
+        return relax(system, state, drive, nudge, solver=solver, stop=self.nudged, graphs=self.graphs)

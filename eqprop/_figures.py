@@ -36,11 +36,15 @@ def _tidy(axes: Axes, *, grid: bool = True) -> None:
 
 
 def learning_curves(history: History, title: str | None = None) -> Figure:
-    """Error and loss over epochs, of the training and, where there is one, the validation split."""
+    """Error and loss over epochs, of the training and, where there is one, the validation split.
+
+    With Jacobian homeostasis, its loss ``S`` too, on a logarithmic scale.
+    """
     if len(history) == 0:
         raise ConfigError("learning_curves: the history is empty; train at least one epoch first.")
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    asymmetry = {"homeostasis_norm", "homeostasis_symmetry"} <= set(history)
+    figure = Figure(figsize=(12 if asymmetry else 8, 3.2), layout="constrained")
+    left, right, *third = figure.subplots(1, 3 if asymmetry else 2)
     epochs = history["epoch"] if "epoch" in history else np.arange(1, len(history) + 1)
     marker = "o" if len(history) <= 30 else None
     for axes, quantity in ((left, "error"), (right, "loss")):
@@ -56,6 +60,13 @@ def learning_curves(history: History, title: str | None = None) -> Figure:
     right.set_ylabel("loss")
     for axes in (left, right):
         axes.set_ylim(bottom=0)
+    for axes in third:
+        total = _positive(history["homeostasis_norm"] + history["homeostasis_symmetry"])
+        axes.semilogy(epochs, total, color=PURPLE, marker=marker, markersize=3)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("homeostatic loss $S$")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
     _label_last(left, history, epochs)
     right.legend(frameon=False)
     if title:
@@ -78,21 +89,33 @@ def receptive_fields(
 ) -> Figure:
     """Incoming weights of units as images: blue lowers the unit's input, red raises it, white is zero.
 
+    Filters of a convolution of images in colour are drawn in colour: grey is zero, and a filter raises its unit's input
+    where the image has the filter's colours.
+
     Args:
-        weights: array or tensor [units, pixels]; or a network, with the name of a layer that the input feeds.
+        weights: array or tensor [units, pixels], or filters [units, 1 or 3, height, width]; or a network, with the name
+            of a layer that the input feeds.
         layer: name of the layer, for the title.
         shape: of an image; None for a square.
         most: units shown: those with the largest weights.
 
     Raises:
-        ConfigError: weights that are not [units, height * width], or a network whose input does not feed `layer`.
+        ConfigError: weights that are no images, or a network whose input does not feed `layer`.
     """
     matrix = _array(_weights_from_input(weights, layer) if isinstance(weights, nn.Module) else weights)
-    if matrix.ndim != 2:
-        raise ConfigError(f"receptive_fields: got weights of shape {list(matrix.shape)}, needed [units, pixels].")
+    colours = matrix.ndim == 4 and matrix.shape[1] == 3
+    if matrix.ndim == 4 and matrix.shape[1] in (1, 3):
+        shape = matrix.shape[2], matrix.shape[3]
+        matrix = np.moveaxis(matrix, 1, -1).reshape(len(matrix), -1)
+    elif matrix.ndim != 2:
+        raise ConfigError(
+            f"receptive_fields: got weights of shape {list(matrix.shape)}, needed [units, pixels], or filters "
+            "[units, 1 or 3, height, width]."
+        )
+    planes = 3 if colours else 1
     side = math.isqrt(matrix.shape[1])
     height, width = shape or (side, side)
-    if height * width != matrix.shape[1]:
+    if height * width * planes != matrix.shape[1]:
         raise ConfigError(
             f"receptive_fields: {matrix.shape[1]} pixels are no image of {height} x {width}; write shape=(h, w)."
         )
@@ -101,20 +124,24 @@ def receptive_fields(
     columns = math.ceil(math.sqrt(len(order) * height / width))
     rows = math.ceil(len(order) / columns)
     pad = max(1, width // 14)
-    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad), np.nan)
+    canvas = np.full((rows * (height + pad) - pad, columns * (width + pad) - pad, planes), 1.0 if colours else np.nan)
     for index, unit in enumerate(order):
         top, start = index // columns * (height + pad), index % columns * (width + pad)
         tile = matrix[unit]
         # each tile on its own scale, but for a few outliers: what a unit looks for, not how strongly
-        canvas[top : top + height, start : start + width] = (
-            tile / max(np.quantile(np.abs(tile), 0.995), 1e-12)
-        ).reshape(height, width)
+        canvas[top : top + height, start : start + width] = np.clip(
+            tile / max(np.quantile(np.abs(tile), 0.995), 1e-12), -1, 1
+        ).reshape(height, width, planes)
     figure = Figure(figsize=(5.6, 4.8 * canvas.shape[0] / canvas.shape[1] + 0.3), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(canvas, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")
+    image = axes.imshow(
+        0.5 + 0.5 * canvas if colours else canvas[..., 0], cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest"
+    )
     axes.set_axis_off()
     shown = f"all {units} units" if len(order) == units else f"{len(order)} of {units} units"
     axes.set_title(f"Weights into {layer or 'the first layer'} ({shown})", fontsize=11)
+    if colours:
+        return figure
     bar = figure.colorbar(image, ax=axes, shrink=0.6, aspect=30, ticks=[-1, 0, 1])
     bar.ax.set_yticklabels(["−", "0", "+"])
     bar.outline.set_visible(False)
@@ -125,10 +152,10 @@ def _weights_from_input(network: nn.Module, layer: str | None) -> Tensor:
     names = list(getattr(network, "layers", {}))
     target = layer or (names[1] if len(names) > 1 else "")
     for name, parameter in network.named_parameters():
-        if names and f"{names[0]}-{target}" in name and parameter.dim() == 2:
+        if names and f"{names[0]}-{target}" in name and parameter.dim() in (2, 4):
             return parameter
     raise ConfigError(
-        f"receptive_fields: no dense connection from the input to layer {target!r}; the layers are {', '.join(names)}."
+        f"receptive_fields: no connection from the input to layer {target!r}; the layers are {', '.join(names)}."
     )
 
 

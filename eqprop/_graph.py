@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from eqprop._activations import Activation
-from eqprop._connections import Dense, DenseConnection, Product
+from eqprop._connections import Connection, Dense, Product
+from eqprop._convolution import Conv, ConvTranspose
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._network import Cache, Drive, Layer, Network, State, System
+from eqprop._stacks import Stack, conv_stack, dense_stack
 
 Incoming = tuple[tuple[tuple[int, Product], ...], ...]  # per layer: (source layer, product that adds to its input)
 N = TypeVar("N", bound="GraphNetwork")
+_KINDS = (Dense, Conv, ConvTranspose)
+
+
+class Edge(NamedTuple):
+    """A connection in the graph: its key, the layers at its ends (-1: the clamped input), and which products act."""
+
+    key: str
+    tail: int
+    head: int
+    ahead: bool
+    back: bool
+
+    @property
+    def pre(self) -> int:
+        """The layer that it comes from, as declared."""
+        return self.tail if self.ahead else self.head
+
+    @property
+    def post(self) -> int:
+        """The layer that it goes to, as declared."""
+        return self.head if self.ahead else self.tail
+
+
+class Block(NamedTuple):
+    """A block of ``H = d inputs/ds``: the Jacobian of a connection, or its transpose."""
+
+    connection: Connection
+    transposed: bool
 
 
 class GraphNetwork(Network):
@@ -24,7 +53,7 @@ class GraphNetwork(Network):
 
     Args:
         layers: name -> ``Layer``, the clamped input first; the last is the output.
-        connections: ``Dense(pre, post)``, ...; any graph: chains, skips, loops.
+        connections: ``Dense``, ``Conv``, ``ConvTranspose``; any graph: chains, skips, loops.
         readout: number of outputs of a linear readout outside the dynamics, or None.
         generator: draws the initial weights, on the CPU; seeded with 0 where None.
         dtype: of the parameters; None for torch's default.
@@ -34,12 +63,10 @@ class GraphNetwork(Network):
             that nothing reaches.
     """
 
-    affine = True
-
     def __init__(
         self,
         layers: dict[str, Layer],
-        connections: Sequence[Dense],
+        connections: Sequence[Dense | Conv | ConvTranspose],
         *,
         readout: int | None = None,
         generator: torch.Generator | None = None,
@@ -50,11 +77,13 @@ class GraphNetwork(Network):
         self.input_name = next(iter(layers))
         self._declared = tuple(connections)
         self.connections = nn.ModuleDict()
-        self._edges: list[tuple[str, int, int]] = []  # key, pre, post; -1 is the clamped input
+        self._edges: list[Edge] = []
         index = {name: i for i, name in enumerate(self.names)} | {self.input_name: -1}
         for c in connections:
-            if not isinstance(c, Dense):
-                raise ConfigError(f"connection: got {c!r}, needed Dense(pre, post), as Dense('input', 'output')")
+            if not isinstance(c, _KINDS):
+                raise ConfigError(
+                    f"connection: got {c!r}, needed Dense, Conv or ConvTranspose, as Dense('input', 'output')"
+                )
             pre, post = lookup("connection from layer", c.pre, index), lookup("connection to layer", c.post, index)
             key = f"{c.pre}-{c.post}"
             if post == -1:
@@ -68,32 +97,36 @@ class GraphNetwork(Network):
                     f"connection {key}: a tied connection of a layer with itself has no exact block minimum; "
                     "split the layer in two, or use a DirectedNetwork"
                 )
-            for name in (c.pre, c.post):
-                if name != self.input_name and len(layers[name].shape) > 1:
-                    raise ConfigError(
-                        f"connection {key}: layer {name!r} has shape {layers[name].shape}, dense connections need flat "
-                        f"layers that move; write Layer({math.prod(layers[name].shape)}, ...)"
-                    )
-            self.connections[key] = c.build(layers[c.pre].shape, layers[c.post].shape, generator=generator, dtype=dtype)
-            self._edges.append((key, pre, post))
-        reached = {e[2] for e in self._edges} | ({e[1] for e in self._edges} if self.tied else set())
+            made = c.build(layers[c.pre].shape, layers[c.post].shape, generator=generator, dtype=dtype)
+            if made.reverse and (self.tied or pre == -1):
+                raise ConfigError(
+                    f"connection {key}: ConvTranspose is feedback with weights of its own between layers that move; "
+                    f"in a HopfieldNetwork Conv({c.post!r}, {c.pre!r}) already acts both ways"
+                )
+            self.connections[key] = made
+            tail, head = (post, pre) if made.reverse else (pre, post)
+            self._edges.append(Edge(key, tail, head, not made.reverse, made.reverse or (self.tied and pre != -1)))
+        reached = {e.post for e in self._edges} | ({e.pre for e in self._edges} if self.tied else set())
         for i, name in enumerate(self.names):
             if i not in reached:
                 raise ConfigError(
                     f"layer {name!r}: no connection reaches it; write Dense('{self.input_name}', {name!r})"
                 )
         self.biases = nn.ParameterDict(
-            {name: nn.Parameter(torch.zeros(layers[name].shape, dtype=dtype)) for name in self.names}
+            {n: nn.Parameter(torch.zeros(_bias_shape(layers[n].shape), dtype=dtype)) for n in self.names}
         )
-        self.blocks = _colour_classes(len(self.names), [(e[1], e[2]) for e in self._edges])
+        moving = [self.connection(e.key) for e in self._edges if e.tail != -1]
+        self.affine = all(c.linear for c in moving)
+        self.holomorphic = all(c.holomorphic for c in moving)
+        self.blocks = _colour_classes(len(self.names), [(e.tail, e.head) for e in self._edges])
 
-    def connection(self, key: str) -> DenseConnection:
+    def connection(self, key: str) -> Connection:
         """The connection of that key, ``"pre-post"``."""
         if key not in self.connections:
             lookup("connection", key, dict(self.connections.items()))
         module = self.connections[key]
-        if not isinstance(module, DenseConnection):
-            raise ConfigError(f"connection {key}: got {type(module).__name__}, needed a dense one")
+        if not isinstance(module, Connection):
+            raise ConfigError(f"connection {key}: got {type(module).__name__}, needed an eqprop connection")
         return module
 
     # -- dynamics ------------------------------------------------------------------------------------------------------
@@ -101,26 +134,41 @@ class GraphNetwork(Network):
     def drive(self, x: Tensor) -> Drive:
         x = self.clamped(x)
         terms: list[Tensor] = [self.biases[name] for name in self.names]
-        for key, pre, post in self._edges:
-            if pre == -1:
-                terms[post] = self.connection(key).forward_product(None)(terms[post], x.flatten(1), False)
+        for key, tail, head, *_ in self._edges:
+            if tail == -1:
+                terms[head] = self.connection(key).products().ahead(terms[head], x, x, False)
         return Drive(tuple(terms), x)
 
-    def _incoming(self, products: torch.dtype | None, transpose: bool = False) -> Incoming:
-        """Per layer, where its input comes from; with ``transpose``, that of the transposed Jacobian ``H^T``."""
+    def _incoming(self, precision: torch.dtype | None, paired: bool = False) -> Incoming:
+        """Per layer, where its input comes from."""
         incoming: list[list[tuple[int, Product]]] = [[] for _ in self.names]
-        for key, pre, post in self._edges:
-            if pre == -1:
+        for key, tail, head, ahead, back in self._edges:
+            if tail == -1:
                 continue
-            connection = self.connection(key)
-            if self.tied or not transpose:
-                incoming[post].append((pre, connection.forward_product(products)))
-            if self.tied or transpose:
-                incoming[pre].append((post, connection.backward_product(products)))
+            products = self.connection(key).products(precision, paired)
+            if ahead:
+                incoming[head].append((tail, products.ahead))
+            if back:
+                incoming[tail].append((head, products.back))
         return tuple(tuple(sources) for sources in incoming)
 
-    def new_cache(self, products: torch.dtype | None = None) -> Cache:
-        return Cache(self._incoming(products))
+    def _tangent_incoming(self, state: State, precision: torch.dtype | None, transpose: bool) -> Incoming:
+        """The same of ``v -> H v``, or ``H^T v``, with ``H = d inputs/ds`` at ``state``."""
+        incoming: list[list[tuple[int, Product]]] = [[] for _ in self.names]
+        for key, tail, head, ahead, back in self._edges:
+            if tail == -1:
+                continue
+            tangents = self.connection(key).tangents(state[tail], state[head], precision)
+            if back if transpose else ahead:
+                incoming[head].append((tail, tangents.ahead))
+            if ahead if transpose else back:
+                incoming[tail].append((head, tangents.back))
+            if back and tangents.curvature is not None:
+                incoming[tail].append((tail, tangents.curvature))
+        return tuple(tuple(sources) for sources in incoming)
+
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
+        return Cache(self._incoming(products, paired))
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
         incoming: Incoming = cache.content
@@ -128,31 +176,35 @@ class GraphNetwork(Network):
         for l in block:
             z, owned = drive.terms[l], False
             for source, add in incoming[l]:
-                z, owned = add(z, state[source], owned), True
+                z, owned = add(z, state[source], state[l], owned), True
             # where nothing but its drive acts on a layer, the drive must stay as it is
             result.append(z if owned else z.expand_as(state[l]).clone())
         return result
 
+    def tangent(self, state: State, drive: Drive, *, transpose: bool) -> Callable[[State], State]:
+        incoming = self._tangent_incoming(state, None, transpose)
+        return lambda vector: _linear(incoming, vector)
+
     def vjp_inputs(self, state: State, vector: State, drive: Drive) -> State:
-        return _linear(self._incoming(None, transpose=True), vector)
+        return self.tangent(state, drive, transpose=True)(vector)
 
     def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
-        return _linear(self._incoming(None), vector)
+        return self.tangent(state, drive, transpose=False)(vector)
 
     def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
-        # inputs are affine, so that z_0 + H^T (s - s_0) is the transposed network under another constant drive
+        # affine in s: the transposed graph under another constant drive
         z, back = self.inputs(state, drive), self.vjp_inputs(state, state, drive)
         constant = tuple(a - b for a, b in zip(z, back, strict=True))
-        return _TransposedNetwork(self), Drive(constant, drive.x)
+        return _TransposedNetwork(self, state), Drive(constant, drive.x)
 
-    def jacobian_blocks(self) -> dict[tuple[int, int], tuple[Tensor, bool]]:
-        """Blocks of ``H = d inputs/ds``: (post, pre) -> (weight, whether the block is its transpose)."""
-        blocks: dict[tuple[int, int], tuple[Tensor, bool]] = {}
-        for key, pre, post in self._edges:
-            if pre != -1:
-                blocks[post, pre] = (self.connection(key).weight, False)
-                if self.tied:
-                    blocks[pre, post] = (self.connection(key).weight, True)
+    def jacobian_blocks(self) -> dict[tuple[int, int], Block]:
+        """Blocks of ``H = d inputs / ds`` by (post, pre), less what the curvature of pooling adds on the diagonal."""
+        blocks: dict[tuple[int, int], Block] = {}
+        for key, tail, head, ahead, back in self._edges:
+            if tail != -1 and ahead:
+                blocks[head, tail] = Block(self.connection(key), False)
+            if tail != -1 and back:
+                blocks[tail, head] = Block(self.connection(key), True)
         return blocks
 
     # -- gradients -----------------------------------------------------------------------------------------------------
@@ -161,15 +213,16 @@ class GraphNetwork(Network):
         for name, d, shape in zip(self.names, direction, self.shapes, strict=True):
             bias = self.biases[name]
             g = d.sum(-len(shape) - 1)
+            g = g.sum((-2, -1), keepdim=True) if len(shape) == 3 else g  # one a channel
             bias.grad = g if bias.grad is None else bias.grad.add_(g)
 
     def add_tangent_gradient(self, state: State, direction: State, x: Tensor) -> None:
-        x = x.flatten(1)
-        for key, pre, post in self._edges:
+        for key, tail, head, ahead, back in self._edges:
             connection = self.connection(key)
-            connection.add_gradient(x if pre == -1 else state[pre], direction[post])
-            if self.tied and pre != -1:
-                connection.add_gradient(direction[pre], state[post])
+            if ahead:
+                connection.add_gradient(x if tail == -1 else state[tail], direction[head])
+            if back:
+                connection.add_back_gradient(state[tail], state[head], direction[tail])
         self._add_bias_gradient(direction)
 
     # -- construction --------------------------------------------------------------------------------------------------
@@ -185,7 +238,7 @@ class GraphNetwork(Network):
         Raises:
             ConfigError: the number of rates does not match.
         """
-        keys = [e[0] for e in self._edges]
+        keys = [e.key for e in self._edges]
         count = len(keys) + (self.readout is not None)
         given = [float(rates)] * count if isinstance(rates, int | float) else [float(r) for r in rates]
         if self.readout is not None and len(given) == len(keys):
@@ -199,8 +252,8 @@ class GraphNetwork(Network):
             {"params": [self.connection(k).weight], "lr": r, "name": k} for k, r in zip(keys, given, strict=False)
         ]
         for i, name in enumerate(self.names):
-            into = [n for n, e in enumerate(self._edges) if e[2] == i] or [
-                n for n, e in enumerate(self._edges) if e[1] == i
+            into = [n for n, e in enumerate(self._edges) if e.post == i] or [
+                n for n, e in enumerate(self._edges) if e.pre == i
             ]
             groups[into[0]]["params"].append(self.biases[name])
         if self.readout is not None:
@@ -215,9 +268,9 @@ class GraphNetwork(Network):
         state: list[Tensor] = []
         for l, rho in enumerate(self.activations):
             z = drive.terms[l]
-            for key, pre, post in self._edges:
-                if post == l and 0 <= pre < l:
-                    z = self.connection(key).forward_product(None)(z, state[pre], False)
+            for key, tail, head, ahead, _ in self._edges:
+                if ahead and head == l and 0 <= tail < l:
+                    z = self.connection(key).products().ahead(z, state[tail], state[tail], False)
             state.append(rho(z).expand((len(drive.x), *self.shapes[l])))
         return tuple(state)
 
@@ -263,41 +316,83 @@ class GraphNetwork(Network):
                 network takes: every weight also feeds back, and at gain 1 a wide network starts saturated.
             generator, dtype: as of the class.
         """
-        if len(sizes) < 2:
-            raise ConfigError(f"mlp: got sizes {sizes}, needed at least input and output, as in mlp(784, 1024, 10)")
-        if output_activation is None:
-            output_activation = activation
-        hidden = [f"hidden{i}" for i in range(1, len(sizes) - 1)]
-        names = ["input", *hidden, "output"]
-        kinds: list[str | Activation | None] = [None, *([activation] * len(hidden)), output_activation]
-        layers = {n: Layer(size, a) for n, size, a in zip(names, sizes, kinds, strict=True)}
-        pairs = list(zip(names[:-1], names[1:], strict=True))
-        connections = [Dense(a, b, initializer, gain) for a, b in pairs]
-        return cls(
-            layers,
-            connections + cls._feedback(pairs, initializer, gain),
-            readout=readout,
-            generator=generator,
-            dtype=dtype,
-            **options,
+        stack = dense_stack(sizes, activation, output_activation, initializer, gain)
+        return cls._from_stack(stack, readout=readout, generator=generator, dtype=dtype, **options)
+
+    @classmethod
+    def cnn(
+        cls: type[N],
+        input_shape: Sequence[int],
+        *channels: int,
+        units: Sequence[int] = (),
+        kernel: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 1,
+        pooling: str | Sequence[str] = "average",
+        pool: int = 2,
+        activation: str | Activation = "hard_sigmoid",
+        output_activation: str | Activation | None = None,
+        readout: int | None = None,
+        initializer: str = "kaiming_uniform",
+        gain: float | str | None = 0.5,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> N:
+        """A chain of convolutional layers, then dense ones: ``cnn((3, 32, 32), 32, 64, units=(10,))``.
+
+        Args:
+            input_shape: ``(channels, height, width)`` of the clamped input.
+            channels: of each convolutional layer.
+            units: of the dense layers on top, the last of which is the output; none where a ``readout`` reads the last
+                convolutional layer.
+            kernel, stride, padding, pooling: see ``eqprop.Conv``; one for all convolutional layers, or one each.
+            pool: side of the pooling window.
+            activation, output_activation, readout, generator, dtype: as of ``mlp``.
+            initializer, gain: of all weights, see ``eqprop.initial_weight``.
+
+        Raises:
+            ConfigError: an image size that cannot be pooled so often, with what would do.
+        """
+        stack = conv_stack(
+            input_shape,
+            channels,
+            units,
+            activation,
+            output_activation,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            pooling=pooling,
+            pool=pool,
+            initializer=initializer,
+            gain=gain,
         )
+        return cls._from_stack(stack, readout=readout, generator=generator, dtype=dtype, **options)
+
+    @classmethod
+    def _from_stack(cls: type[N], stack: Stack, **options: Any) -> N:
+        return cls(stack.layers, [*stack.forward, *cls._feedback(stack.forward[1:])], **options)
 
     @staticmethod
-    def _feedback(pairs: list[tuple[str, str]], initializer: str, gain: float | str | None) -> list[Dense]:
-        return []
+    def _feedback(forward: Sequence[Dense | Conv]) -> Sequence[Dense | Conv | ConvTranspose]:
+        """Feedback connections beside forward ones between layers that move; tied weights need none."""
+        return ()
 
 
 class _TransposedNetwork(System):
-    """The relaxation of a graph network with every connection between moving layers transposed."""
+    """``z = c + H^T s``: a graph network linearised around a state, with every connection the other way round."""
 
     affine = True
+    holomorphic = True
 
-    def __init__(self, network: GraphNetwork) -> None:
+    def __init__(self, network: GraphNetwork, state: State) -> None:
         self.shapes, self.activations, self.blocks = network.shapes, network.activations, network.blocks
-        self._network = network
+        self._network, self._state = network, state
 
-    def new_cache(self, products: torch.dtype | None = None) -> Cache:
-        return Cache(self._network._incoming(products, transpose=True))
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
+        # real, so that both halves of a complex state see the same
+        return Cache(self._network._tangent_incoming(self._state, products, transpose=True))
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
         return self._network.block_inputs(state, drive, block, cache)
@@ -309,9 +404,14 @@ def _linear(incoming: Incoming, vector: State) -> State:
     for l, sources in enumerate(incoming):
         z = torch.zeros_like(vector[l])
         for source, add in sources:
-            z = add(z, vector[source], True)
+            z = add(z, vector[source], vector[l], True)
         result.append(z)
     return tuple(result)
+
+
+def _bias_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """One bias a unit, or one a channel of an image ``(channels, height, width)``."""
+    return (shape[0], 1, 1) if len(shape) == 3 else shape
 
 
 def _is_standard(a: Activation) -> bool:

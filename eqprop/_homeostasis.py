@@ -12,9 +12,10 @@ The leak ``-1`` of each unit is symmetric and drops out. The homeostatic loss is
 and the regulariser adds the gradient of ``lambda/2 S``, with the free equilibrium held fixed. For a pair of dense
 layers joined by ``W`` (forwards) and ``B`` (back), ``S`` in activation coordinates is exactly ``||W - B^T||_F^2``: each
 weight moves at ``lambda (W - B^T)``, and their difference decays at the rate ``2 lambda``, whatever the size of the
-network. The published coefficient ``c`` multiplies ``S / n`` with ``n`` the number of moving units: ``lambda = 2 c /
-n``. On a loop without reciprocal connections ``S`` in activation coordinates is ``sum ||W||^2``: plain weight decay at
-rate ``lambda``.
+network. Of convolutions ``S`` is ``||C_(W-B)||_F^2``, the same with each weight counted as often as an image uses it.
+The published coefficient ``c`` multiplies ``S / n`` with ``n`` the number of moving units: ``lambda = 2 c / n``. On a
+loop without reciprocal connections ``S`` in activation coordinates is ``sum ||W||^2``: plain weight decay at rate
+``lambda``.
 
 Source: Laborieux & Zenke 2024, Eq. 12 (first form, with probes); the second form is never negative and varies less.
 """
@@ -23,35 +24,24 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from eqprop._directed import DirectedNetwork
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
+from eqprop._homeostatic_loss import NO_CLOSED_FORM, HomeostaticLoss, exact_loss, has_closed_form
 from eqprop._names import lookup
 from eqprop._network import Drive, Network, State, add_gradient_of
 from eqprop._phases import cleared
 from eqprop._rule import RuleStep
+from eqprop._share import drawn
 
 _COORDINATES = {"activation": None, "membrane": None}
-_ESTIMATORS = {"exact": None, "symmetric": None, "published": None}
+_ESTIMATORS = {"auto": None, "exact": None, "symmetric": None, "published": None}
 _TERMS = {"both": (1.0, 1.0), "norm": (1.0, 0.0), "symmetry": (0.0, 1.0)}
 _PROBES = {"gaussian": None, "rademacher": None}
-
-
-class HomeostaticLoss(NamedTuple):
-    """The two terms of ``S = norm + symmetry``, 0-d tensors: ``norm = E ||M e||^2``, ``symmetry = -E e^T M^2 e``."""
-
-    norm: Tensor
-    symmetry: Tensor
-
-    @property
-    def total(self) -> Tensor:
-        """``S``."""
-        return self.norm + self.symmetry
 
 
 @dataclass(frozen=True)
@@ -61,9 +51,10 @@ class JacobianHomeostasis:
     Args:
         coefficient: ``lambda``, or the published ``c`` where ``per="unit"``.
         coordinates: ``"activation"`` or ``"membrane"``.
-        estimator: ``"exact"``, the closed form of networks with dense connections, batch mean, no probes;
-            ``"symmetric"``, ``1/2 ||M e - M^T e||^2``, and ``"published"``, ``||M e||^2 - e^T M^2 e``, by probes on any
-            network.
+        estimator: ``"exact"``, the closed form of networks with dense connections (in activation coordinates also
+            convolutions with average or no pooling), batch mean, no probes; ``"symmetric"``, ``1/2 ||M e - M^T e||^2``,
+            and ``"published"``, ``||M e||^2 - e^T M^2 e``, by probes on any network; ``"auto"``, exact where there is a
+            closed form, else symmetric.
         terms: ``"both"``, ``"norm"`` (first term alone) or ``"symmetry"`` (second term alone), for ablation; the
             symmetric estimator has no separate terms.
         probes: probe vectors a sample.
@@ -80,7 +71,7 @@ class JacobianHomeostasis:
 
     coefficient: float
     coordinates: str = "activation"
-    estimator: str = "exact"
+    estimator: str = "auto"
     terms: str = "both"
     probes: int = 5
     distribution: str = "gaussian"
@@ -88,6 +79,7 @@ class JacobianHomeostasis:
     per: str = "weight"
     every: int = 1
     seed: int = 0
+    by_share: ClassVar[bool] = True
     _state: _State = field(default_factory=lambda: _State(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -125,29 +117,48 @@ class JacobianHomeostasis:
         return self.apply(network, step.free.state, step.drive, rate, step.counted)
 
     def loss(self, network: Network, state: State, drive: Drive) -> HomeostaticLoss:
-        """``S`` at the free equilibrium, by the chosen estimator, batch mean; no gradient."""
-        return self.apply(network, state, drive, 0.0)
+        """``S`` at the free equilibrium, by the chosen estimator, batch mean; no gradient.
+
+        Its probes are its own, the same at every call: looking does not change the draws of a run.
+        """
+        own = torch.Generator().manual_seed(self.seed + 1)  # not the first probes of the training again
+        return self.apply(network, state, drive, 0.0, generator=own)
 
     def apply(
-        self, network: Network, state: State, drive: Drive, rate: float, counted: Tensor | None = None
+        self,
+        network: Network,
+        state: State,
+        drive: Drive,
+        rate: float,
+        counted: Tensor | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> HomeostaticLoss:
-        """``S``, mean over counted samples, and the gradient of ``rate/2 S`` where ``rate`` is not 0."""
+        """``S``, mean over counted samples, and the gradient of ``rate/2 S`` where ``rate`` is not 0.
+
+        ``generator`` draws the probes; None for that of the training.
+        """
         # every term is quadratic in slopes and probes: a sample that is left out gets zeros, the others their share
         share = state[0].new_ones(len(state[0]))
         if counted is not None:
             state = cleared(state, counted)
             kept = counted.to(share.dtype)
             share = kept * (len(kept) / kept.sum().clamp(min=1)).sqrt()
-        if self.estimator == "exact":
+        if self._estimator_for(network) == "exact":
             if not isinstance(network, GraphNetwork):
-                raise ConfigError(
-                    f"estimator: 'exact' needs dense connections and {type(network).__name__} may have others; write "
-                    "estimator='symmetric'"
-                )
+                raise ConfigError(f"{NO_CLOSED_FORM}, for a {type(network).__name__}")
             slopes = self._slopes(network, state, drive)
             slopes = None if slopes is None else _by_sample(slopes, share)
-            return _exact(network, slopes, rate, _TERMS[self.terms])
-        return self._probed(network, state, drive, share, rate)
+            return exact_loss(network, slopes, rate, _TERMS[self.terms])
+        generator = self._state.generator if generator is None else generator
+        return self._probed(network, state, drive, share, rate, generator)
+
+    def _estimator_for(self, network: Network) -> str:
+        if self.estimator != "auto":
+            return self.estimator
+        if not self.layerwise and has_closed_form(network, self.coordinates):
+            return "exact"
+        return "symmetric" if self.terms == "both" else "published"  # the symmetric one has no separate terms
 
     def _slopes(self, network: Network, state: State, drive: Drive) -> State | None:
         if self.coordinates == "activation":
@@ -156,31 +167,35 @@ class JacobianHomeostasis:
             z = network.inputs(state, drive)
             return tuple(rho.derivative(v) for rho, v in zip(network.activations, z, strict=True))
 
-    def _probed(self, network: Network, state: State, drive: Drive, share: Tensor, rate: float) -> HomeostaticLoss:
+    def _probed(
+        self, network: Network, state: State, drive: Drive, share: Tensor, rate: float, generator: torch.Generator
+    ) -> HomeostaticLoss:
         n = self.probes
         state, drive, share = network.repeat_state(state, n), network.repeat_drive(drive, n), share.repeat(n)
         slopes = self._slopes(network, state, drive)
-        e = _by_sample(tuple(self._draw(s) for s in state), share)
+        e = _by_sample(tuple(self._draw(s, generator) for s in state), share)
         layers = range(len(state)) if self.layerwise else [None]
         norm = symmetry = state[0].new_zeros(())
         first, second = _TERMS[self.terms]
+        symmetric_form = self._estimator_for(network) == "symmetric"
         for only in layers:
             probe = e if only is None else tuple(v if l == only else torch.zeros_like(v) for l, v in enumerate(e))
             with torch.set_grad_enabled(rate != 0.0):
-                one, two = _terms(network, state, drive, slopes, probe, symmetric=self.estimator == "symmetric")
+                one, two = _terms(network, state, drive, slopes, probe, symmetric=symmetric_form)
                 loss = 0.5 * rate * (first * one + second * two) / len(state[0])
             if loss.requires_grad:
                 add_gradient_of(loss, network)
             norm, symmetry = norm + one.detach() / len(state[0]), symmetry + two.detach() / len(state[0])
         return HomeostaticLoss(norm, symmetry)
 
-    def _draw(self, like: Tensor) -> Tensor:
+    def _draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
         # drawn on the CPU, so that a seed gives the same probes on every device
-        if self.distribution == "gaussian":
-            probe = torch.randn(like.shape, generator=self._state.generator, dtype=like.dtype)
-        else:
-            probe = torch.randint(0, 2, like.shape, generator=self._state.generator).to(like.dtype) * 2 - 1
-        return probe.to(like.device)
+        def make(shape: tuple[int, ...]) -> Tensor:
+            if self.distribution == "gaussian":
+                return torch.randn(shape, generator=generator, dtype=like.dtype)
+            return torch.randint(0, 2, shape, generator=generator).to(like.dtype) * 2 - 1
+
+        return drawn(make, tuple(like.shape), self.probes).to(like.device)
 
 
 class _State:
@@ -219,94 +234,3 @@ def _minus(a: State, b: State) -> State:
 
 def _dot(a: State, b: State) -> Tensor:
     return torch.stack([(p * q).sum() for p, q in zip(a, b, strict=True)]).sum()
-
-
-@torch.no_grad()
-def _exact(network: GraphNetwork, slopes: State | None, rate: float, terms: tuple[float, float]) -> HomeostaticLoss:
-    """The closed form, batch mean: with slopes ``d`` a block of ``M`` is ``W_ij d_j``, and products of slopes of the
-    two ends of a pair average to ``<d_i d_j>``, one matrix product."""
-    blocks = network.jacobian_blocks()
-    norm = symmetry = network.biases[network.names[0]].new_zeros(())
-    for (post, pre), (parameter, transposed) in blocks.items():
-        w = parameter.mT if transposed else parameter
-        squares = 1.0 if slopes is None else slopes[pre].flatten(1).square().mean(0)
-        gradient = terms[0] * w * squares
-        norm = norm + (w * w * squares).sum()
-        partner = blocks.get((pre, post))
-        if partner is not None:
-            other = partner[0] if partner[1] else partner[0].mT  # B^T, of the shape of W
-            if slopes is None:
-                mixed: Tensor = other
-            else:
-                a, b = slopes[post].flatten(1), slopes[pre].flatten(1)
-                mixed = other * (a.mT @ b / len(a))
-            symmetry = symmetry - (w * mixed).sum()
-            gradient = gradient - terms[1] * mixed
-        if rate != 0.0:
-            g = rate * (gradient.mT if transposed else gradient)
-            parameter.grad = g.contiguous() if parameter.grad is None else parameter.grad.add_(g)
-    return HomeostaticLoss(norm, symmetry)
-
-
-@dataclass(frozen=True)
-class KolenPollack:
-    """Forward and feedback weights receive the same gradient, and decay: their difference decays with it.
-
-    For a pair ``W``, ``B``: both get ``(g_W + g_B^T) / 2``, and every such weight the gradient ``decay * W``; under
-    plain SGD ``W - B^T`` shrinks by ``1 - lr * decay`` a step, when both learn at one rate. With ``decay = 0`` and
-    weights that start tied (``tie_weights``) they stay tied.
-
-    Source: Kolen & Pollack 1994; in EP Laborieux et al. 2021, Sec. 2.4.
-
-    Args:
-        decay: rate of decay.
-
-    Must come first among a rule's regularisers: averaging would cancel what another did to the difference of a pair.
-    """
-
-    decay: float = 1e-3
-    shares_gradients: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.decay) and self.decay >= 0.0):
-            raise ConfigError(f"decay: got {self.decay}, needed a finite number from 0 on")
-
-    @torch.no_grad()
-    def add_gradient(self, network: Network, step: RuleStep) -> None:
-        """Make the gradients of each reciprocal pair equal, and add the decay."""
-        for forward, backward in _pairs(network, "KolenPollack"):
-            w, b = forward.weight, backward.weight
-            if w.grad is None or b.grad is None:
-                raise ConfigError(
-                    "KolenPollack: got a pair of weights of which one has no gradient; use a rule that gives both "
-                    "one (EP, TruncatedBPTT): the feed-forward twin of Backprop leaves feedback weights without"
-                )
-            shared = 0.5 * (w.grad + b.grad.mT)
-            w.grad = shared.add(w, alpha=self.decay)
-            b.grad = shared.mT.add(b, alpha=self.decay).contiguous()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing moves."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing moves."""
-
-
-@torch.no_grad()
-def tie_weights(network: Network) -> None:
-    """Set every reciprocal pair of a directed network to the mean of ``W`` and ``B^T``."""
-    for forward, backward in _pairs(network, "tie_weights"):
-        mean = 0.5 * (forward.weight + backward.weight.mT)
-        forward.weight.copy_(mean)
-        backward.weight.copy_(mean.mT)
-
-
-def _pairs(network: Network, what: str) -> list[Any]:
-    pairs = network.reciprocal_pairs() if isinstance(network, DirectedNetwork) else []
-    if not pairs:
-        raise ConfigError(
-            f"{what}: got a {type(network).__name__} without reciprocal pairs of weights, needed a DirectedNetwork "
-            "with feedback, as DirectedNetwork.mlp makes"
-        )
-    return pairs

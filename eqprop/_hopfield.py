@@ -30,25 +30,24 @@ class HopfieldNetwork(GraphNetwork):
         for s, term, shape in zip(state, drive.terms, self.shapes, strict=True):
             value = (s * term).sum(dim=tuple(range(-len(shape), 0)))
             total = value if total is None else total + value
-        for key, pre, post in self._edges:
-            if pre != -1:
-                value = self.connection(key).phi(state[pre], state[post])
+        for key, tail, head, *_ in self._edges:
+            if tail != -1:
+                value = self.connection(key).phi(state[tail], state[head])
                 total = value if total is None else total + value
         if total is None:
             raise ConfigError("network: got no layer that moves")
         return total
 
     def add_contrast_gradient(self, phases: Sequence[Phase], x: Tensor) -> None:
-        # dE/dtheta = -dPhi/dtheta, bilinear in the two ends of a connection; where one end is the same in all phases
+        # dE/dtheta = -dPhi/dtheta, linear in the head of a connection; where one end is the same in all phases
         # (the clamped input, the constant of a bias) the other is summed over them first
         negative = [phase._replace(weights=-phase.weights) for phase in phases]
         summed = self.response(negative)
         weighted = [phase.weighted(self.shapes) for phase in negative]
-        flat = x.flatten(1)
-        for key, pre, post in self._edges:
-            if pre == -1:
-                self.connection(key).add_gradient(flat, summed[post])
+        for key, tail, head, *_ in self._edges:
+            if tail == -1:
+                self.connection(key).add_gradient(x, summed[head])
                 continue
             for phase, scaled in zip(phases, weighted, strict=True):
-                self.connection(key).add_gradient(phase.points[pre], scaled[post])
+                self.connection(key).add_gradient(phase.points[tail], scaled[head], phase.paired)
         self._add_bias_gradient(summed)

@@ -31,26 +31,28 @@ class LinearResponse(System):
         z = network.inputs(state, drive)
         self.slopes = tuple(rho.derivative(v) for rho, v in zip(network.activations, z, strict=True))
 
-    def apply(self, vector: State) -> State:
-        """``M u``."""
-        if self._adjoint:
-            return self._network.vjp_inputs(self._state, vector, self._drive)
-        return self._network.jvp_inputs(self._state, vector, self._drive)
+    def tangent(self) -> Callable[[State], State]:
+        """``u -> M u``, prepared for many vectors."""
+        return self._network.tangent(self._state, self._drive, transpose=self._adjoint)
+
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
+        return Cache(self.tangent())
 
     def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        image = self.apply(state)
+        image = cache.content(state)
         return tuple(self.slopes[l] * (drive.terms[l] + image[l]) for l in block)
 
     def solve(self, source: State, *, tol: float | None, max_iterations: int, restart: int) -> tuple[State, Tensor]:
         """``(I - D M) u = D c`` by GMRES: also where the relaxation diverges. Returns ``u`` and relative residuals."""
         sizes = [torch.Size(h).numel() for h in self.shapes]
+        tangent = self.tangent()
 
         def flat(state: State) -> Tensor:
             return torch.cat([d.flatten(1) for d in state], 1)
 
         def matvec(vector: Tensor) -> Tensor:
             parts = vector.split(sizes, 1)
-            image = self.apply(tuple(p.reshape(-1, *h) for p, h in zip(parts, self.shapes, strict=True)))
+            image = tangent(tuple(p.reshape(-1, *h) for p, h in zip(parts, self.shapes, strict=True)))
             return vector - flat(self._scaled(image))
 
         b = flat(self._scaled(source))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -102,10 +102,16 @@ class System:
     shapes: tuple[tuple[int, ...], ...]
     activations: tuple[Activation, ...]
     blocks: Blocks
-    affine = False  # whether inputs are affine in the state, so that real weights act on both halves of a complex one
+    affine = False  # whether inputs are affine in the state
+    holomorphic = False  # whether they have a holomorphic extension, as affine ones do
 
-    def new_cache(self, products: torch.dtype | None = None) -> Cache:
-        """Operands prepared for one relaxation; ``products``: precision of matrix products (None: the state's)."""
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
+        """Operands prepared for one relaxation.
+
+        Args:
+            products: precision of matrix products (None: the state's).
+            paired: whether states will be stacked real pairs (only asked where ``holomorphic``).
+        """
         return Cache()
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
@@ -165,23 +171,25 @@ class System:
 
 
 class AdjointDynamics(System):
-    """``s <- rho(z_0 + H^T (s - s_0))`` for any network, see ``adjoint_dynamics``; its drive carries ``z_0, s_0``."""
+    """``s <- rho(c + H^T s)`` for any network, with ``H`` at a fixed state; see ``adjoint_dynamics``."""
 
-    def __init__(self, network: Network) -> None:
+    affine = True
+    holomorphic = True
+
+    def __init__(self, network: Network, state: State, drive: Drive) -> None:
         self.shapes, self.activations, self.blocks = network.shapes, network.activations, network.blocks
-        self._network = network
+        self._network, self._state, self._drive = network, state, drive
+
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
+        return Cache({})  # H^T by the number of copies of the batch
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        layers = len(self.shapes)
-        z, rest = drive.terms[:layers], drive.terms[layers:]
-        moved = tuple(s - s0 for s, s0 in zip(state, rest, strict=True))
-        back = self._network.vjp_inputs(rest, moved, self._network.drive(drive.x))
-        return [z[l] + back[l] for l in block]
-
-    def repeat_drive(self, drive: Drive, times: int) -> Drive:
-        terms = self.join_states([drive.terms[: len(self.shapes)]] * times)
-        rest = self.join_states([drive.terms[len(self.shapes) :]] * times)
-        return Drive((*terms, *rest), torch.cat([drive.x] * times))
+        copies = len(state[0]) // len(self._state[0])
+        if copies not in cache.content:
+            at, around = self.repeat_state(self._state, copies), self._network.repeat_drive(self._drive, copies)
+            cache.content[copies] = self._network.tangent(at, around, transpose=True)
+        back = cache.content[copies](state)
+        return [drive.terms[l] + back[l] for l in block]
 
 
 class Network(System, nn.Module):
@@ -305,13 +313,20 @@ class Network(System, nn.Module):
             result = torch.autograd.grad(outputs, u, along, allow_unused=True, create_graph=keep)
         return tuple(torch.zeros_like(s) if g is None else g for g, s in zip(result, state, strict=True))
 
+    def tangent(self, state: State, drive: Drive, *, transpose: bool) -> Callable[[State], State]:
+        """``v -> H v`` (or ``H^T v``) at a state, prepared for many vectors of its batch."""
+        product = self.vjp_inputs if transpose else self.jvp_inputs
+        return lambda vector: product(state, vector, drive)
+
     def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
         """The system ``s <- rho(z_0 + H^T (s - s_0))`` around the free equilibrium ``s_0 = state``, and its drive.
 
         Nudged, it answers with the true adjoint: ``ds/dbeta = -D (I - H^T D)^-1 dC/ds``, whatever the asymmetry of
         ``H`` (AsymEP; Scurria et al. 2026). On a tied network it is the network itself, to first order in ``s - s_0``.
         """
-        return AdjointDynamics(self), Drive((*self.inputs(state, drive), *state), drive.x)
+        z, back = self.inputs(state, drive), self.vjp_inputs(state, state, drive)
+        constant = tuple(a - b for a, b in zip(z, back, strict=True))
+        return AdjointDynamics(self, state, drive), Drive(constant, drive.x)
 
     def response(self, phases: Sequence[Phase], origin: State | None = None) -> State:
         """``sum_k Re[w_k (s_k - origin)]``, ``[batch, *shape]``: the error vector that nudged phases give."""
@@ -351,9 +366,10 @@ class Network(System, nn.Module):
     # -- conveniences --------------------------------------------------------------------------------------------------
 
     def initial_state(self, batch: int) -> State:
-        """Zeros, ``[batch, *shape]`` a layer."""
+        """Zeros, ``[batch, *shape]`` a layer; images channels-last, as convolutions want them."""
         like = next(self.parameters())
-        return tuple(like.new_zeros((batch, *shape)) for shape in self.shapes)
+        zeros = (like.new_zeros((batch, *shape)) for shape in self.shapes)
+        return tuple(z.contiguous(memory_format=torch.channels_last) if z.dim() == 4 else z for z in zeros)
 
     def output(self, state: State) -> Tensor:
         """``[batch, outputs]``: the flattened output layer, through the readout where there is one."""

@@ -18,8 +18,10 @@ from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State, System
 from eqprop._nudge import CostNudge
 from eqprop._phases import cleared, mean_loss, mean_weights
-from eqprop._relax import Solution, Status, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import Rule, RuleStep, add_readout_gradient, at_equilibrium
+from eqprop._solution import Solution, Status
+from eqprop._stop import Sweeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +131,9 @@ class OscillatingEP(Rule):
         for _ in range(self.periods):
             total: _Round | None = None
             for nudge, weight in zip(nudges, weights, strict=True):
-                solution = relax(system, state, full, nudge, solver=self.solver, stop=Sweeps(self.sweeps))
+                solution = relax(
+                    system, state, full, nudge, solver=self.solver, stop=Sweeps(self.sweeps), graphs=self.graphs
+                )
                 state = solution.state
                 seen = network.measure(state, 0)
                 phase = Phase(seen, weight, 1, paired=self.points > 2)

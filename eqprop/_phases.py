@@ -10,9 +10,11 @@ from torch import Tensor
 
 from eqprop._errors import ConfigError
 from eqprop._network import Drive, Network, Phase, State
-from eqprop._relax import Solution, Stop, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import Rule, Sample, converged_everywhere
+from eqprop._solution import Solution
 from eqprop._solvers import Solver
+from eqprop._stop import Stop, Sweeps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def settle_in_full(rule: Rule, network: Network, drive: Drive, start: State | No
     if rule.products is None:
         return free
     stop = rule.free if isinstance(rule.free, Stop) else Stop(rule.free.tol)
-    full = relax(network, free.state, drive, solver=rule.solver, stop=stop)
+    full = relax(network, free.state, drive, solver=rule.solver, stop=stop, graphs=rule.graphs)
     return replace(full, sweeps=full.sweeps + free.sweeps)
 
 

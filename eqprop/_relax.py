@@ -2,159 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from eqprop._errors import ConfigError, ConvergenceError
+from eqprop._blocks import Block, EagerSweeps, Observer, Sweeper
+from eqprop._cuda_graphs import CudaGraphs
+from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._network import Drive, State, System
-from eqprop._solvers import Alternating, Problem, Solver
-
-# called after every sweep with (sweeps done, state); must not wait for the device
-Observer = Callable[[int, State], None]
-
-
-class Status:
-    """Outcome of a relaxation, a sample each (``Solution.status``, int8); the same under ``Stop`` and ``Sweeps``.
-
-    ``OSCILLATING``: after 3 sweeps or more the state is that of two sweeps ago, within ``tol`` and within a thousandth
-    of the last step, so that steps do not shrink (not for a solver with a memory). ``DIVERGED``: the residual is more
-    than 1e4 times ``1 +`` that of the first sweep.
-    """
-
-    CONVERGED: ClassVar[int] = 0
-    MAX_SWEEPS: ClassVar[int] = 1
-    OSCILLATING: ClassVar[int] = 2
-    DIVERGED: ClassVar[int] = 3
-    NONFINITE: ClassVar[int] = 4
-
-    TEXT: ClassVar[dict[int, str]] = {
-        0: "converged",
-        1: "ran out of sweeps: allow more (max_sweeps), or loosen tol",
-        2: "oscillates with period 2: use Alternating() instead of Synchronous(), or GradientFlow(dt=0.5) or smaller",
-        3: "diverges: use smaller weights, a bounded activation, or GradientFlow with a smaller dt",
-        4: "became NaN or infinite: use smaller weights or learning rates; check the data",
-    }
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Sweep until the residual of a sample is at most ``tol``, at most ``max_sweeps`` times.
-
-    The residual, the mask of running samples and the contraction rate are computed once a ``block`` of sweeps; inside a
-    block nothing waits for the device, and the boundaries of blocks do not depend on the batch.
-
-    Args:
-        tol: bound on ``max over units |update(s) - s|``.
-        max_sweeps: then the sample is ``MAX_SWEEPS``.
-        block: sweeps between two looks.
-
-    Raises:
-        ConfigError: a bound that is negative or not finite, or a number of sweeps that is not whole and positive.
-    """
-
-    tol: float = 1e-4
-    max_sweeps: int = 500
-    block: int = 10
-
-    def __post_init__(self) -> None:
-        if not _is_bound(self.tol) or not _is_count(self.max_sweeps) or not _is_count(self.block):
-            raise ConfigError(
-                f"Stop: got {self}, needed tol >= 0, max_sweeps >= 1, block >= 1: tol finite, the others whole numbers"
-            )
-
-
-@dataclass(frozen=True)
-class Sweeps:
-    """Exactly ``n`` sweeps, as papers do, for every sample; ``tol`` only decides what ``status`` says.
-
-    The first and the last residual, and the last step back over two sweeps, are computed once, at the end.
-
-    Raises:
-        ConfigError: ``n`` is no whole number of at least 1, or ``tol`` is negative or not finite.
-    """
-
-    n: int
-    tol: float = 1e-3
-
-    def __post_init__(self) -> None:
-        if not _is_count(self.n):
-            raise ConfigError(f"Sweeps: got n={self.n}, needed a whole number of at least 1")
-        if not _is_bound(self.tol):
-            raise ConfigError(f"Sweeps: got tol={self.tol}, needed a finite number of at least 0")
-
-
-def _is_bound(tol: object) -> bool:
-    return isinstance(tol, int | float) and math.isfinite(tol) and tol >= 0.0
-
-
-def _is_count(n: object) -> bool:
-    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
-
-
-@dataclass(frozen=True)
-class Solution:
-    """An equilibrium and how it was reached; one value a sample (``[batch]`` or ``[model, batch]``).
-
-    Attributes:
-        state: the equilibrium, a tuple of ``[batch, *shape]``.
-        residual: ``max |update(s) - s|`` over the units at the last sweep, in block order.
-        sweeps: sweeps that the sample took (int32).
-        status: one of ``Status`` (int8).
-        rate: contraction of the residual a sweep, over the last block or (``Sweeps``, first block) from the first to
-            the last sweep; 0 where the residual is 0, else NaN after a single sweep.
-    """
-
-    state: State
-    residual: Tensor
-    sweeps: Tensor
-    status: Tensor
-    rate: Tensor
-
-    @property
-    def error_estimate(self) -> Tensor:
-        """``residual / (1 - rate)``: the distance to the fixed point, where a small step is not a small error.
-
-        Infinite where the residual does not fall, NaN where the rate is. After few sweeps the rate is a mean over the
-        transient, and under ``Sweeps`` always: there it is the order of the error, not a bound.
-        """
-        return self.residual / (1 - self.rate.clamp(0.0, 1.0))
-
-    @property
-    def converged(self) -> Tensor:
-        """Mask of converged samples."""
-        return self.status == Status.CONVERGED
-
-    def split(self, parts: int, system: System) -> tuple[Solution, ...]:
-        """The solutions of ``parts`` phases that relaxed as one batch."""
-        if parts == 1:
-            return (self,)
-        states = [s.chunk(parts, dim=-len(h) - 1) for s, h in zip(self.state, system.shapes, strict=True)]
-        rest = [t.chunk(parts, dim=-1) for t in (self.residual, self.sweeps, self.status, self.rate)]
-        return tuple(Solution(tuple(s[k] for s in states), *(t[k] for t in rest)) for k in range(parts))
-
-    def raise_for_status(self) -> Solution:
-        """Itself, if every sample converged.
-
-        Raises:
-            ConvergenceError: names the samples, their residual and the remedy. Waits for the device.
-        """
-        failed = torch.nonzero(self.status.flatten() != Status.CONVERGED).flatten().tolist()
-        if failed:
-            first = failed[0]
-            status = int(self.status.flatten()[first])
-            raise ConvergenceError(
-                f"{len(failed)} of {self.status.numel()} samples did not converge, batch indices {failed[:8]}; "
-                f"sample {first} has residual {float(self.residual.flatten()[first]):.3g} after "
-                f"{int(self.sweeps.flatten()[first])} sweeps and {Status.TEXT[status]}"
-            )
-        return self
-
+from eqprop._solution import Solution, Status
+from eqprop._solvers import Alternating, Problem, Solver, require_solver
+from eqprop._stop import Stop, Sweeps, require_stop
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -171,6 +31,7 @@ def relax(
     observer: Observer | None = None,
     throw: bool = False,
     unroll: bool = False,
+    graphs: CudaGraphs | None = None,
 ) -> Solution:
     """Relax ``state`` to an equilibrium ``s = rho(inputs(s))`` of the network under ``drive`` and ``nudge``.
 
@@ -186,13 +47,15 @@ def relax(
         observer: called with ``(sweeps done, state)`` after every sweep.
         throw: raise ``ConvergenceError`` where a sample did not converge (waits for the device).
         unroll: record the sweeps for automatic differentiation; by default nothing is recorded.
+        graphs: replays each block of sweeps as a CUDA graph, captured at its first use (tensors on CUDA; neither
+            ``observer`` nor ``unroll``); None queues every sweep.
 
     Returns:
         A ``Solution``; failures are data in ``status``, a sample each. Samples that have converged are frozen. A sample
         that became NaN keeps the last finite state that was seen at a block's end.
 
     Raises:
-        ConfigError: a state whose shape or dtype does not fit, or an unknown precision.
+        ConfigError: a state whose shape or dtype does not fit, an unknown precision, or graphs where there can be none.
         ConvergenceError: only with ``throw``.
     """
     solver = Alternating() if solver is None else solver
@@ -202,11 +65,16 @@ def relax(
     _check_state(network, state, drive)
     low = None if products is None else lookup("products", products, PRECISIONS)
     with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):
-        problem = Problem(network, drive, nudge, network.new_cache(low))
-        if isinstance(stop, Sweeps):
-            solution = _fixed(problem, state, solver, stop, observer)
+        sweep: Sweeper
+        if graphs is None:
+            sweep = EagerSweeps(Problem(network, drive, nudge, network.new_cache(low)), solver, observer)
         else:
-            solution = _to_tolerance(problem, state, solver, stop, observer)
+            _check_graphs(graphs, observer, unroll)
+            sweep = graphs.sweeps(network, drive, nudge, solver, low)
+        if isinstance(stop, Sweeps):
+            solution = _fixed(network, state, sweep, stop)
+        else:
+            solution = _to_tolerance(network, state, sweep, stop)
     return solution.raise_for_status() if throw else solution
 
 
@@ -217,16 +85,12 @@ def residual(network: System, state: State, drive: Drive, nudge: Any = None) -> 
         return network.distance(image, state)
 
 
-def require_stop(what: str, stop: object) -> None:
-    """Raises ``ConfigError`` unless ``stop`` says when a relaxation ends."""
-    if not isinstance(stop, Stop | Sweeps):
-        raise ConfigError(f"{what}: got {stop!r}, needed eqprop.Stop(tol=1e-4) or eqprop.Sweeps(20)")
-
-
-def require_solver(what: str, solver: object) -> None:
-    """Raises ``ConfigError`` unless ``solver`` makes steps."""
-    if isinstance(solver, type) or not callable(getattr(solver, "step", None)):
-        raise ConfigError(f"{what}: got {solver!r}, needed a solver, as eqprop.Alternating()")
+def _check_graphs(graphs: object, observer: Observer | None, unroll: bool) -> None:
+    if not isinstance(graphs, CudaGraphs):
+        raise ConfigError(f"graphs: got {graphs!r}, needed eqprop.CudaGraphs(), or None for eager sweeps")
+    if observer is not None or unroll:
+        got = "an observer" if observer is not None else "unroll=True"
+        raise ConfigError(f"graphs: got {got} too, but a replay calls no Python and records nothing; write graphs=None")
 
 
 def _check_state(network: System, state: State, drive: Drive) -> None:
@@ -254,45 +118,19 @@ def _check_state(network: System, state: State, drive: Drive) -> None:
         )
 
 
-class _Block(NamedTuple):
-    """What a block of sweeps leaves: (image, argument) of its first and last step, and the last state but two."""
-
-    state: State
-    memory: Any
-    head: tuple[State, State]
-    tail: tuple[State, State]
-    before: State
-
-
-def _sweep_block(
-    problem: Problem, state: State, memory: Any, solver: Solver, n: int, done: int, observer: Observer | None
-) -> _Block:
-    """``n`` steps without a look at the device."""
-    before = old = image = state
-    head = (state, state)
-    for k in range(n):
-        before, old = old, state
-        state, image, memory = solver.step(problem, state, memory)
-        if k == 0:
-            head = (image, old)
-        if observer is not None:
-            observer(done + k + 1, state)
-    return _Block(state, memory, head, (image, old), before)
-
-
-def _fixed(problem: Problem, state: State, solver: Solver, stop: Sweeps, observer: Observer | None) -> Solution:
-    block = _sweep_block(problem, state, None, solver, stop.n, 0, observer)
+def _fixed(system: System, state: State, sweep: Sweeper, stop: Sweeps) -> Solution:
+    block = sweep(state, None, stop.n, 0)
     with torch.no_grad():
-        size = problem.system.distance(*block.tail)
-        first = problem.system.distance(*block.head) if stop.n > 1 else size
+        size = system.distance(*block.tail)
+        first = system.distance(*block.head) if stop.n > 1 else size
         rate = _rate(size, first, stop.n - 1)
         swings = stop.n > 2
-        status = _outcome(problem.system, block, size, first, stop.tol, swings)
+        status = _outcome(system, block, size, first, stop.tol, swings)
         sweeps = torch.full_like(size, stop.n, dtype=torch.int32)
-    return Solution(block.state, size, sweeps, status, rate)
+    return Solution(sweep.own(block.state), size, sweeps, status, rate)
 
 
-def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, observer: Observer | None) -> Solution:
+def _to_tolerance(system: System, state: State, sweep: Sweeper, stop: Stop) -> Solution:
     solution: Solution | None = None
     memory: Any = None
     look: _Look | None = None
@@ -300,13 +138,13 @@ def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, ob
     done = 0
     while done < stop.max_sweeps:
         n = min(stop.block, stop.max_sweeps - done)
-        block = _sweep_block(problem, state, memory, solver, n, done, observer)
+        block = sweep(state, memory, n, done)
         done += n
         with torch.no_grad():
             if solution is None:
-                first = problem.system.distance(*block.head)
+                first = system.distance(*block.head)
             swings = n > (2 if solution is None else 1)
-            solution = _assess(problem.system, block, state, solution, first, n, stop.tol, swings)
+            solution = _assess(system, block, state, solution, first, n, stop.tol, swings)
         state, memory = solution.state, block.memory
         previous, look = look, _Look(solution.status == Status.MAX_SWEEPS)
         # on an accelerator the answer is one block old, so that its queue never runs dry: frozen samples do not mind
@@ -320,7 +158,7 @@ def _to_tolerance(problem: Problem, state: State, solver: Solver, stop: Stop, ob
 
 def _assess(
     system: System,
-    block: _Block,
+    block: Block,
     start: State,
     last: Solution | None,
     first: Tensor,
@@ -362,7 +200,7 @@ def _rate(size: Tensor, earlier: Tensor, sweeps: int) -> Tensor:
     return (size / earlier.clamp(min=torch.finfo(size.dtype).tiny)) ** (1.0 / sweeps)
 
 
-def _outcome(system: System, block: _Block, size: Tensor, first: Tensor, tol: float, swings: bool) -> Tensor:
+def _outcome(system: System, block: Block, size: Tensor, first: Tensor, tol: float, swings: bool) -> Tensor:
     """Statuses after a block, later ones over earlier ones; in place, for a sweep of a small network costs as much.
 
     ``swings``: look for period 2.

@@ -13,8 +13,9 @@ from eqprop._contours import contour
 from eqprop._ep import EquilibriumPropagation
 from eqprop._errors import ConfigError
 from eqprop._network import Network
-from eqprop._relax import Stop, Sweeps, relax
+from eqprop._relax import relax
 from eqprop._rule import Rule, at_equilibrium
+from eqprop._stop import Stop, Sweeps
 
 
 @dataclass(frozen=True)

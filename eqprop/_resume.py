@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from eqprop._checkpoints import load_weights
+from eqprop._checkpoints import digest, load_weights
 from eqprop._costs import FunctionCost
-from eqprop._errors import EqPropError, RunFolderError
-from eqprop._runs import Run, system_record
+from eqprop._errors import ConfigError, EqPropError, RunFolderError
+from eqprop._runs import Run, flatten, system_record
 
 if TYPE_CHECKING:
     from eqprop._trainer import Trainer
@@ -69,6 +69,43 @@ def describe(trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def require_same_settings(trainer: Trainer) -> None:
+    """Raises ``ConfigError``, in all processes of a run, where one has other settings than the first."""
+    found = trainer.workers.gather_objects(_settings(trainer))
+    for rank, other in enumerate(found):
+        for name in found[0] | other:
+            if found[0].get(name) != other.get(name):
+                raise ConfigError(
+                    f"{name}: process 0 has {found[0].get(name)}, process {rank} has {other.get(name)}; needed the "
+                    "same in all: run the same command, with the same data, in every process"
+                )
+
+
+def _settings(trainer: Trainer) -> dict[str, str]:
+    """What all processes of a run must have alike, as texts by name."""
+    rule_state = getattr(trainer.rule, "state_dict", None)
+    found = {name: str(value) for name, value in flatten(describe(trainer)).items()}
+    for name in ("epochs", "batch_size", "seed", "eval_batch_size", "checkpoint_every_steps", "patience", "keep_best"):
+        found[name] = str(getattr(trainer, name))
+    return found | {
+        "guard": str(trainer.guard),
+        "learning rates": str(trainer.rates),
+        "parameters": str({name: list(p.shape) for name, p in trainer.network.named_parameters()}),
+        "samples": str([len(split) for split in (trainer.data.train, trainer.data.validation)]),
+        "checkpoint": f"epoch {trainer.epoch}, step {trainer.step}",
+        "random state": digest({"rule": None if rule_state is None else rule_state(), "shuffle": trainer.epoch_start}),
+    }
+
+
+def how_to_go_on(run: Run | None) -> str:
+    """What is left of a run that broke off, and how to continue it."""
+    if run is None:
+        return "Nothing was kept: write out=... (--out), so that such a run can be continued."
+    if run.checkpoints.newest() is None:
+        return f"There is no checkpoint in {run.folder} yet: start again."
+    return f"The last checkpoint is in {run.folder}: continue with the same command and resume=True (--resume)."
+
+
 def capture(trainer: Trainer) -> dict[str, Any]:
     """Everything that decides how the run goes on."""
     rule_state = getattr(trainer.rule, "state_dict", None)
@@ -89,6 +126,7 @@ def capture(trainer: Trainer) -> dict[str, Any]:
         "layers": trainer.layers.state_dict(),
         "watch": trainer.watch.state_dict(),
         "threads": torch.get_num_threads(),
+        "processes": trainer.workers.size,
         "torch": torch.__version__,
     }
 
@@ -112,6 +150,7 @@ def summarise(trainer: Trainer) -> dict[str, Any]:
         },
         "data": data_spec() if data_spec is not None else {"train": len(trainer.data.train)},
         "config": None if trainer.run is None else trainer.run.config,
+        "processes": trainer.workers.size,
         **system_record(device),
     }
 
@@ -161,9 +200,17 @@ def restore(trainer: Trainer, run: Run) -> None:
             "was removed or replaced. Restore it, or start again with overwrite=True (--overwrite)."
         )
     trainer.history.truncate(trainer.epoch)
+    if not trainer.workers.first:  # one warning is enough
+        return
     if state["threads"] != torch.get_num_threads():
         warnings.warn(
             f"The run was started with {state['threads']} threads and goes on with {torch.get_num_threads()}: its "
             f"numbers may differ in the last bits. Write torch.set_num_threads({state['threads']}) for the same.",
+            stacklevel=3,
+        )
+    if (processes := state.get("processes", 1)) != trainer.workers.size:
+        warnings.warn(
+            f"The run was started with {processes} processes and goes on with {trainer.workers.size}: its numbers may "
+            f"differ in the last bits. Start {processes} for the same (torchrun --nproc-per-node={processes}).",
             stacklevel=3,
         )

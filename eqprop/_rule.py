@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from eqprop._costs import Cost
 from eqprop._costs import cost as cost_named
+from eqprop._cuda_graphs import CudaGraphs
 from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
 from eqprop._network import Drive, Network, State
-from eqprop._relax import PRECISIONS, Solution, Stop, Sweeps, relax, require_solver, require_stop
-from eqprop._solvers import Alternating, Solver
+from eqprop._relax import PRECISIONS, relax
+from eqprop._solution import Solution
+from eqprop._solvers import Alternating, Solver, require_solver
+from eqprop._stop import Stop, Sweeps, require_stop
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class RuleStep:
         nudged: a ``Solution`` a nudged phase.
         counted: samples that entered the gradient, ``[batch]`` mask; None for all.
         adjoint_residual: relative residual of the adjoint system, ``[batch]``, where a rule solved one.
+        penalties: what regularisers say of themselves, 0-d, by the name that a history records.
     """
 
     loss: Tensor
@@ -40,6 +44,7 @@ class RuleStep:
     nudged: tuple[Solution, ...] = ()
     counted: Tensor | None = None
     adjoint_residual: Tensor | None = None
+    penalties: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def sweeps(self) -> Tensor:
@@ -72,7 +77,12 @@ class Regulariser(Protocol):
     """Changes ``.grad`` after a rule has filled it."""
 
     def add_gradient(self, network: Network, step: RuleStep) -> object:
-        """Add to (or transform) the gradients of the network's parameters."""
+        """Add to (or transform) the gradients of the network's parameters.
+
+        What it returns goes into ``RuleStep.penalties`` where it has a mapping ``penalties`` of names to 0-d tensors.
+        In several processes it acts on the gradients of the process's samples, before they are averaged: their mean
+        must come out as if it had acted on the mean (see ``by_share`` in ``eqprop._share``).
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -91,6 +101,7 @@ class Rule:
         free: when the free phase ends, ``Stop(...)`` or ``Sweeps(n)``.
         products: precision of the matrix products in the free phase, as ``"bfloat16"``; None for full.
         regularisers: change the gradient after the rule has given it, in their order, as ``JacobianHomeostasis(0.01)``.
+        cuda_graph: replay blocks of sweeps as CUDA graphs, see ``eqprop.CudaGraphs``; only on CUDA.
 
     Raises:
         ConfigError: a setting of a wrong kind, or an unknown name; the nearest one is suggested.
@@ -101,9 +112,14 @@ class Rule:
     free: Stop | Sweeps = Stop(tol=1e-4, max_sweeps=200, block=5)
     products: str | None = None
     regularisers: tuple[Regulariser, ...] = ()
+    cuda_graph: bool = False
+    graphs: CudaGraphs | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cost", cost_named(self.cost))
+        if not isinstance(self.cuda_graph, bool):
+            raise ConfigError(f"cuda_graph: got {self.cuda_graph!r}, needed True or False")
+        object.__setattr__(self, "graphs", CudaGraphs() if self.cuda_graph else None)
         if self.products is not None:
             lookup("products", self.products, PRECISIONS)
         # `nudged` belongs to subclasses; what they leave out takes no part
@@ -147,9 +163,13 @@ class Rule:
             ConfigError: the rule cannot work on this network; the message names one that can.
         """
         step = self._backward(network, x, y, start)
+        penalties: dict[str, Tensor] = {}
         for regulariser in self.regularisers:
-            regulariser.add_gradient(network, step)
-        return step
+            found = getattr(regulariser.add_gradient(network, step), "penalties", {})
+            # a second one of a kind has a name of its own: "homeostasis_norm/2"
+            again = 1 + sum(name.partition("/")[0] in found for name in penalties) // max(len(found), 1)
+            penalties |= {name if again == 1 else f"{name}/{again}": value for name, value in found.items()}
+        return dataclasses.replace(step, penalties=penalties) if penalties else step
 
     def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
         """The rule's own gradient."""
@@ -186,7 +206,8 @@ class Rule:
         """The free phase."""
         state = network.initial_state(len(drive.x)) if start is None else start
         network.begin_phase(0)
-        return relax(network, state, drive, solver=self.solver, stop=self.free, products=self.products)
+        options: dict[str, Any] = {"products": self.products, "graphs": self.graphs}
+        return relax(network, state, drive, solver=self.solver, stop=self.free, **options)
 
     def spec(self) -> dict[str, Any]:
         """JSON-serialisable settings, for records."""
@@ -236,7 +257,7 @@ def add_readout_gradient(network: Network, cost: Cost, sample: Sample, state: St
     Args:
         weight: of each sample, ``[batch]``.
     """
-    if network.readout is None:
+    if network.readout is None or not network.readout.weight.requires_grad:
         return
     force = cost.gradient(sample.output, sample.target) * weight[:, None]
     flat = state[-1].flatten(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from eqprop._checkpoints import TEMPORARY, CheckpointFolder, atomic_write, load_weights
+from eqprop._distributed import Workers
 from eqprop._errors import ConfigError, RunFolderError
 from eqprop._history import History
 
@@ -28,11 +30,16 @@ _OURS = ("config.json", "metrics.h5", "summary.json", "checkpoint", "figures")
 
 
 class Run:
-    """A run folder. Make one with `Run.create` (or open a finished one with `Run.open`)."""
+    """A run folder. Make one with `Run.create` (or open a finished one with `Run.open`).
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    Attributes:
+        writes: whether this process writes the run: of several, the first. In the others every write does nothing.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], *, writes: bool = True) -> None:
         self.folder = folder
         self.config = config
+        self.writes = writes
         self.checkpoints = CheckpointFolder(folder / "checkpoint", "checkpoint")
         self.best = CheckpointFolder(folder / "checkpoint", "best")
 
@@ -45,16 +52,24 @@ class Run:
         overwrite: bool = False,
         resume: bool = False,
         extendable: Iterable[str] = ("epochs",),
+        workers: Workers | None = None,
     ) -> Run:
         """Start a run in `out`, or take up the one that is there.
 
         A folder with nothing but the config.json of a run that never got under way is free to take. One that holds a
         run is refused unless `resume` (same config; a number named in `extendable` may have grown) or
         `overwrite` (removes what a run writes and nothing else). `resume` where there is no run starts one.
+        Of several `workers`, which all call this, the first does so; the folder must be one that all can read.
         Raises RunFolderError saying what differs and what to write.
         """
         folder = Path(out)
         config = _as_json(config)
+        if workers is not None and workers.size > 1:
+            one = functools.partial(
+                cls.create, out, config, overwrite=overwrite, resume=resume, extendable=tuple(extendable)
+            )
+            other = functools.partial(cls, folder, config, writes=False)
+            return workers.in_turn(one if workers.first else other)
         if overwrite and resume:
             raise ConfigError("overwrite and resume exclude each other: write --resume to continue or --overwrite.")
         if folder.exists() and not folder.is_dir():
@@ -96,8 +111,14 @@ class Run:
     def write(self, name: str, content: bytes, what: str) -> Path:
         """Write one file of the run, atomically."""
         path = self.folder / name
-        atomic_write(path, content, what)
+        if self.writes:
+            atomic_write(path, content, what)
         return path
+
+    def write_checkpoint(self, state: Mapping[str, Any], *, best: bool = False) -> None:
+        """Write the newest checkpoint, or that of the best epoch (see `CheckpointFolder.save`)."""
+        if self.writes:
+            (self.best if best else self.checkpoints).save(state)
 
     def write_history(self, history: History) -> None:
         """Write metrics.h5 (see `History.to_bytes`). Raises RunFolderError where it cannot be written."""
@@ -276,18 +297,19 @@ def _under_way(folder: Path) -> bool:
     )
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots."""
     if isinstance(value, dict) and value:
         flat: dict[str, Any] = {}
         for key, item in value.items():
-            flat |= _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+            flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
         return flat
     return {prefix: value}
 
 
 def _differences(held: dict[str, Any], asked: dict[str, Any]) -> list[str]:
     """One text a differing key: "lr: 0.1 there, 0.05 asked"."""
-    before, after = _flatten(held), _flatten(asked)
+    before, after = flatten(held), flatten(asked)
 
     def show(values: dict[str, Any], key: str) -> str:
         return json.dumps(values[key]) if key in values else "nothing"

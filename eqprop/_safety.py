@@ -15,8 +15,8 @@ from eqprop._contours import contour
 from eqprop._ep import Equilibria, EquilibriumPropagation
 from eqprop._errors import ConfigError
 from eqprop._network import Network, Phase, State
-from eqprop._relax import Solution
 from eqprop._rule import Rule, converged_everywhere
+from eqprop._solution import Solution
 
 _ORDERS = {"one-sided": 1, "random-sign": 1, "centred": 2}
 

@@ -40,6 +40,12 @@ class Solver(Protocol):
         ...
 
 
+def require_solver(what: str, solver: object) -> None:
+    """Raises ``ConfigError`` unless ``solver`` makes steps."""
+    if isinstance(solver, type) or not callable(getattr(solver, "step", None)):
+        raise ConfigError(f"{what}: got {solver!r}, needed a solver, as eqprop.Alternating()")
+
+
 @dataclass(frozen=True)
 class Alternating:
     """Colour classes of the graph of layers, one after another, each from the newest values (block Gauss-Seidel).
@@ -110,7 +116,7 @@ class _Mixing(NamedTuple):
     age: Tensor  # [batch], steps since the best iterate
     plain: Tensor  # [batch], plain sweeps still to do before mixing is tried again
     penalty: Tensor  # [batch], plain sweeps after the next fall-back
-    steps: int
+    slot: int  # the next to be written; no count of steps, which would make every block another one
 
 
 @dataclass(frozen=True)
@@ -159,7 +165,7 @@ class Anderson:
                 age=zero,
                 plain=zero,
                 penalty=torch.full_like(size, self.window),
-                steps=0,
+                slot=0,
             )
         plain = memory.plain > 0
         stuck = (size > self.patience * memory.best) | (memory.age >= 2 * self.window)
@@ -168,7 +174,7 @@ class Anderson:
         better = (size < memory.best) | (plain & ~worse)
         best = torch.where(better, size, memory.best)
         best_image = torch.where(better[..., None], flat_image, memory.best_image)
-        slot = memory.steps % self.window
+        slot = memory.slot
         # a sample that fell back starts a new history; its bad iterate is not part of it, for 0 * NaN is NaN
         filled = memory.filled * (~worse)[..., None]
         states, residuals = memory.states.clone(), memory.residuals.clone()
@@ -188,7 +194,7 @@ class Anderson:
             age=torch.where(better | worse, 0, memory.age + 1),
             plain=torch.where(worse, memory.penalty, (memory.plain - 1).clamp(min=0)),
             penalty=torch.where(worse, 2 * memory.penalty, memory.penalty),
-            steps=memory.steps + 1,
+            slot=(slot + 1) % self.window,
         )
         return Step(new, image, memory)
 

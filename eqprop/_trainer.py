@@ -3,44 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from eqprop._averaging import joint_backward
 from eqprop._callbacks import Callback, Figures
+from eqprop._distributed import WorkerLost, Workers
 from eqprop._errors import ConfigError, DataError, TrainingError
 from eqprop._evaluate import evaluate as default_evaluate
 from eqprop._guard import Guard, Watch
 from eqprop._history import History
 from eqprop._monitor import LayerSamples, StepTotals
-from eqprop._relax import Status
-from eqprop._resume import capture, describe, network_record, rates, restore, summarise
+from eqprop._progress import Progress
+from eqprop._resume import (
+    capture,
+    describe,
+    how_to_go_on,
+    network_record,
+    rates,
+    require_same_settings,
+    restore,
+    summarise,
+)
 from eqprop._runs import Run
-
-
-class Rule(Protocol):
-    """What the trainer asks of a learning rule. `state_dict()` / `load_state_dict()` are used where a rule has them."""
-
-    def backward(self, network: Any, x: Tensor, y: Tensor) -> Any:
-        """Fill `.grad`; return a step with `loss` (0-d), `output` [B, classes] and, if any, `free` and `nudged`."""
-
-
-class Batches(Protocol):
-    """What the trainer asks of a split of the data."""
-
-    def __len__(self) -> int: ...
-
-    def batches(
-        self, batch_size: int, *, generator: torch.Generator | None = None, drop_last: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]: ...
+from eqprop._share import require_shareable
+from eqprop._solution import Status
+from eqprop._split import after
+from eqprop._trainer_protocols import Batches, Rule, require_data, require_whole
 
 
 class Trainer:
@@ -50,6 +46,11 @@ class Trainer:
     run (see `Guard`) it does not wait for the device. With `out`, a run folder is kept: config.json, metrics.h5 and a
     checkpoint after each epoch, and at the end summary.json and figures (see `Figures`). From the checkpoint
     `resume=True` continues to the same numbers, bit for bit, on the same machine with the same number of threads.
+
+    With several `workers` every process makes the same trainer and calls the same methods. Each draws the joint batch
+    of `batch_size` samples, as one process would, and works on its part of it; gradients are averaged before the
+    optimiser's step, which all take alike. The first writes the run folder, which all must be able to read, and shows
+    the progress. To rounding, the numbers are those of one process.
 
     Args:
         network: attractor network; trained in place.
@@ -70,10 +71,13 @@ class Trainer:
         keep_best: also keep the weights of the epoch with the lowest validation error.
         guard: when to give a run up; None lets it go on with whatever it does.
         eval_batch_size: batch size of validation and test.
-        evaluate: `evaluate(network, split, rule, batch_size=...)`; None for `eqprop.evaluate`.
+        evaluate: `evaluate(network, split, rule, batch_size=...)`; None for `eqprop.evaluate`. One of your own looks
+            at the whole split in every process.
+        workers: the processes that train together, as `Workers.from_environment()`; None for this one alone.
 
     Raises:
-        ConfigError: a setting that cannot work. RunFolderError: see `Run.create`.
+        ConfigError: a setting that cannot work, or that is not the same in all processes. RunFolderError: see
+            `Run.create`.
     """
 
     def __init__(
@@ -100,15 +104,16 @@ class Trainer:
         guard: Guard | None = Guard(),  # noqa: B008  (frozen)
         eval_batch_size: int = 500,
         evaluate: Callable[..., Any] | None = None,
+        workers: Workers | None = None,
     ) -> None:
         for name, value in (("epochs", epochs), ("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            _whole(name, value)
+            require_whole(name, value)
         for name, optional in (("checkpoint_every_steps", checkpoint_every_steps), ("patience", patience)):
             if optional is not None:
-                _whole(name, optional)
+                require_whole(name, optional)
         if resume and out is None:
             raise ConfigError("resume=True needs the run folder to continue: write out=...")
-        _check_data(data)
+        require_data(data)
         if len(data.train) == 0:
             raise DataError("The training split is empty; needed at least one sample.")
         own = {id(p) for p in network.parameters()}
@@ -118,6 +123,9 @@ class Trainer:
                 "those of this network, as in torch.optim.SGD(network.parameters(), lr=0.1)."
             )
         self.network, self.rule, self.optimizer, self.data = network, rule, optimizer, data
+        self.workers = Workers.alone() if workers is None else workers
+        if self.workers.size > 1:
+            require_shareable(rule, network)
         self.epochs, self.batch_size, self.seed = epochs, batch_size, seed
         self.scheduler, self.callbacks = scheduler, tuple(callbacks)
         if out is not None and not any(isinstance(callback, Figures) for callback in self.callbacks):
@@ -127,7 +135,7 @@ class Trainer:
         self.patience, self.keep_best = patience, keep_best
         self.guard = guard
         self.eval_batch_size = eval_batch_size
-        self._evaluate: Callable[..., Any] = default_evaluate if evaluate is None else evaluate
+        self._evaluate: Callable[..., Any] = evaluate or functools.partial(default_evaluate, workers=self.workers)
         self.steps_per_epoch = math.ceil(len(data.train) / batch_size)
         self.history = History()
         self.epoch = 0  # finished epochs
@@ -139,36 +147,37 @@ class Trainer:
         self.epoch_start = self.generator.get_state()
         self._best: dict[str, Tensor] | None = None
         device = next((p.device for p in network.parameters()), torch.device("cpu"))
-        self.totals = StepTotals(device, Status.CONVERGED)
-        self.layers = LayerSamples(network)
+        self.totals = StepTotals(device, Status.CONVERGED, self.workers)
+        self.layers = LayerSamples(network, self.workers)
         self.watch = Watch(guard or Guard(), len(data.classes))
         self.run: Run | None = None
         if out is not None:
             record = {**(describe(self) if config is None else config)}
             record |= {"epochs": epochs, "batch_size": batch_size, "seed": seed}
-            self.run = Run.create(out, record, overwrite=overwrite, resume=resume, extendable=extendable)
+            self.run = Run.create(
+                out, record, overwrite=overwrite, resume=resume, extendable=extendable, workers=self.workers
+            )
             if resume:
                 restore(self, self.run)
                 self._check_patience()
+        if self.workers.size > 1:
+            require_same_settings(self)
+            self.workers.broadcast(network)
 
     # -- public ------------------------------------------------------------------------------------------------------
 
     def fit(self) -> History:
         """Train up to `epochs`. Raises TrainingError when the run cannot succeed; the last good checkpoint stays."""
         with contextlib.ExitStack() as exits:
+            exits.enter_context(self._not_alone())
             for callback in self.callbacks:
                 exits.callback(callback.on_fit_exit, self)
                 callback.on_fit_start(self)
-            bar = tqdm(
-                total=self.epochs * self.steps_per_epoch,
-                initial=self.step,
-                unit="step",
-                disable=None if self.progress else True,  # None: no bar where standard error is not a terminal
-                dynamic_ncols=True,
-            )
-            with contextlib.closing(bar):
+            shown = self.progress and self.workers.first
+            progress = Progress(shown, self.epochs, self.steps_per_epoch, self.step)
+            with contextlib.closing(progress):
                 while self.epoch < self.epochs and self.stop_reason is None:
-                    self._train_epoch(bar)
+                    self._train_epoch(progress)
             if self.run is not None:
                 self.run.write_summary(summarise(self))
             for callback in self.callbacks:
@@ -208,7 +217,7 @@ class Trainer:
 
     # -- one epoch ---------------------------------------------------------------------------------------------------
 
-    def _train_epoch(self, bar: Any) -> None:
+    def _train_epoch(self, progress: Progress) -> None:
         if self.step_in_epoch == 0:
             self.epoch_start = self.generator.get_state()
             self.totals.reset()
@@ -216,39 +225,36 @@ class Trainer:
             self.watch.start_epoch()
         else:  # taken up within an epoch: draw the same permutation again and skip what was done
             self.generator.set_state(self.epoch_start)
-        started, shown = time.perf_counter() - self.epoch_seconds, 0.0
+        started = time.perf_counter() - self.epoch_seconds
         skip = self.step_in_epoch
         look_every = (self.guard or Guard()).interval(self.steps_per_epoch, self.batch_size)
-        network, rule, optimizer, totals = self.network, self.rule, self.optimizer, self.totals
+        optimizer, totals = self.optimizer, self.totals
         batches = self.data.train.batches(self.batch_size, generator=self.generator)
-        for x, y in itertools.islice(batches, skip, None):
+        for x, y in after(batches, skip):
             looks = (self.step_in_epoch + 1) % look_every == 0 or self.step_in_epoch + 1 == self.steps_per_epoch
             optimizer.zero_grad()
-            step = rule.backward(network, x, y)
+            step, share = joint_backward(self.rule, self.network, x, y, self.workers)
             if looks:
                 self.layers.before_update()
             optimizer.step()
-            totals.add(step, y)
+            if share.counts:
+                totals.add(step, y[share.rows])
             self.step_in_epoch += 1
             self.step += 1
             for callback in self.callbacks:
                 callback.on_step(self, step)
             if looks:
-                self.layers.after_update(step)
+                self.layers.after_update(step, share)
                 self._look()
             now = time.perf_counter()
             if self.checkpoint_every_steps and self.step % self.checkpoint_every_steps == 0:
                 if self.step_in_epoch < self.steps_per_epoch:  # the epoch's end has its own
                     self.epoch_seconds = now - started
                     self._checkpoint(step)
-            if not bar.disable and now - shown > 0.5:  # by time: reading the figures waits for the device
-                shown = now
-                loss, error = totals.peek()
-                bar.set_postfix_str(f"epoch {self.epoch + 1}/{self.epochs}, loss {loss:.4f}, error {error:.2%}", False)
-                bar.update(self.step - bar.n)
-        self._finish_epoch(bar, started)
+            progress.step(now, self.step, self.epoch + 1, totals.peek)
+        self._finish_epoch(progress, started)
 
-    def _finish_epoch(self, bar: Any, started: float) -> None:
+    def _finish_epoch(self, progress: Progress, started: float) -> None:
         metrics = {"epoch": float(self.epoch + 1), "step": float(self.step)}
         metrics |= self.totals.metrics() | self.layers.read()
         for index, group in enumerate(self.optimizer.param_groups):
@@ -256,8 +262,9 @@ class Trainer:
         if len(self.data.validation):
             evaluation = self._evaluation(self.data.validation)
             metrics |= {"validation_loss": float(evaluation.loss), "validation_error": float(evaluation.error)}
-        self._step_scheduler(metrics)
         metrics["seconds"] = time.perf_counter() - started
+        metrics = self.workers.agree(metrics)  # times differ, and an evaluation may: one decides for all
+        self._step_scheduler(metrics)
         self.history.append(metrics)
         self.epoch += 1
         self.step_in_epoch = 0
@@ -268,15 +275,17 @@ class Trainer:
             self._best = {name: v.detach().clone() for name, v in self.network.state_dict().items()}
             if self.run is not None:
                 record = network_record(self.network)
-                self.run.best.save({**record, "network": self._best, "epoch": self.epoch})
+                self.run.write_checkpoint({**record, "network": self._best, "epoch": self.epoch}, best=True)
         if self.run is not None:
             # metrics first: a run killed between the two finds more epochs than its checkpoint has, and forgets them
             self.run.write_history(self.history)
-            self.run.checkpoints.save(capture(self))
-        self._show_epoch(bar, metrics)
+            self.run.write_checkpoint(capture(self))
+        progress.epoch(self.step, self.epoch, metrics, self.layers.names[-1] if self.layers.names else None)
         for callback in self.callbacks:
             callback.on_epoch_end(self, metrics)
         self._check_patience()
+        # a callback may stop the run in one process only
+        self.stop_reason = next((r for r in self.workers.gather_objects(self.stop_reason) if r is not None), None)
 
     def _look(self) -> None:
         """Read the figures (the one place in an epoch that waits for the device) and give up a hopeless run."""
@@ -320,23 +329,6 @@ class Trainer:
         else:
             self.scheduler.step()
 
-    def _show_epoch(self, bar: Any, metrics: Mapping[str, float]) -> None:
-        if not self.progress:
-            return
-        if not bar.disable:
-            bar.update(self.step - bar.n)
-        line = f"epoch {self.epoch:3d}/{self.epochs}"
-        line += f"  train loss {metrics['train_loss']:.4f} error {metrics['train_error']:.2%}"
-        if "validation_error" in metrics:
-            line += f"  validation loss {metrics['validation_loss']:.4f} error {metrics['validation_error']:.2%}"
-        if not math.isnan(metrics["free_sweeps"]):
-            nudged = "" if math.isnan(metrics["nudged_sweeps"]) else f" + {metrics['nudged_sweeps']:.1f}"
-            line += f"  sweeps {metrics['free_sweeps']:.1f}{nudged}"
-        dead = metrics.get(f"layers/{self.layers.names[-1]}/dead_share", 0.0) if self.layers.names else 0.0
-        if dead:  # such an output is never chosen, and no gradient reaches it
-            line += f"  dead outputs {dead:.0%}"
-        tqdm.write(f"{line}  {metrics['seconds']:.1f} s", file=sys.stderr)
-
     def _evaluation(self, split: Batches) -> Any:
         return self._evaluate(self.network, split, self.rule, batch_size=self.eval_batch_size)
 
@@ -347,19 +339,14 @@ class Trainer:
         finite = all(torch.isfinite(p).all() for p in self.network.parameters())
         if self.guard is not None and not (finite and math.isfinite(float(step.loss))):
             self._fail("the loss or the weights are not finite (NaN or infinity)")
-        self.run.checkpoints.save(capture(self))
+        self.run.write_checkpoint(capture(self))
 
-
-def _check_data(data: Any) -> None:
-    parts = [getattr(data, name, None) for name in ("train", "validation", "test")]
-    if not all(hasattr(part, "batches") and hasattr(part, "__len__") for part in parts) or not hasattr(data, "classes"):
-        raise ConfigError(
-            f"data: got {type(data).__name__}, needed an eqprop.DataSplits, or an object with its train, validation "
-            "and test (each with len() and batches(batch_size, generator=...)) and classes; write "
-            "eqprop.load_dataset(...), or eqprop.DataSplits of eqprop.Split(images, labels)."
-        )
-
-
-def _whole(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(f"{name}: got {value!r}, needed a whole number of at least 1.")
+    @contextlib.contextmanager
+    def _not_alone(self) -> Iterator[None]:
+        """Within it, a lost process ends the run with a word on where it was and how to go on."""
+        try:
+            with self.workers.watching():
+                yield
+        except WorkerLost as error:
+            text = f"Training stopped in epoch {self.epoch + 1}, step {self.step}: {error}. {how_to_go_on(self.run)}"
+            raise WorkerLost(text) from error

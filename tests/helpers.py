@@ -17,6 +17,7 @@ import eqprop
 from eqprop import (
     Alternating,
     Anderson,
+    Conv,
     Dense,
     DirectedNetwork,
     EnergyNetwork,
@@ -110,7 +111,27 @@ def _graph(cls: type[HopfieldNetwork] | type[DirectedNetwork], sizes: tuple[int,
     return cls(layers(*sizes), joined(*pairs), generator=seeded(1))
 
 
-# Every kind of network that there is; 5 inputs and 3 outputs each.
+def _cnn(cls: type[HopfieldNetwork] | type[DirectedNetwork], pooling: str, activation: str, **options: Any) -> Network:
+    """``2x6x6 -> 2x6x6 -> 2x3x3 -> 3`` or a readout, pooled between the layers that move."""
+    made: dict[str, Any] = {"units": (3,), "gain": 0.3, "activation": activation} | options
+    return cls.cnn((2, 6, 6), 2, 2, pooling=("none", pooling), generator=seeded(1), **made)
+
+
+def residual_network(cls: type[HopfieldNetwork] | type[DirectedNetwork] = HopfieldNetwork) -> Network:
+    """A residual block of a Hopfield-ResNet: two convolutions, the first strided, beside a strided one of 1x1."""
+    shapes = {"input": (2, 6, 6), "a": (2, 6, 6), "b": (3, 3, 3), "c": (3, 3, 3), "output": (3,)}
+    kinds = {name: Layer(shape, None if name == "input" else "tanh") for name, shape in shapes.items()}
+    made: list[Any] = [
+        Conv("input", "a", gain=0.4),
+        Conv("a", "b", stride=2, gain=0.4),
+        Conv("b", "c", gain=0.4),
+        Conv("a", "c", kernel=1, stride=2, padding=0, gain=0.4),
+        Dense("c", "output", gain=0.4),
+    ]
+    return cls(kinds, made, generator=seeded(1))
+
+
+# Every kind of network that there is; 3 outputs each, 5 inputs or an image of 2x6x6.
 NETWORKS: dict[str, Callable[[], Network]] = {
     **{f"chain-{a}": lambda a=a: _chain(a) for a in ACTIVATIONS},  # type: ignore[misc]
     "one-layer": lambda: HopfieldNetwork.mlp(5, 3, output_activation="sigmoid", generator=seeded(1)),
@@ -131,6 +152,13 @@ NETWORKS: dict[str, Callable[[], Network]] = {
     ),
     "loop": lambda: _graph(DirectedNetwork, (5, 7, 6, 3), "input>a", "a>b", "b>output", "output>a"),
     "self-loop": lambda: _graph(DirectedNetwork, (5, 7, 3), "input>a", "a>a", "a>output"),
+    "conv-average": lambda: _cnn(HopfieldNetwork, "average", "hard_sigmoid"),
+    "conv-max": lambda: _cnn(HopfieldNetwork, "max", "hard_sigmoid"),
+    "conv-soft": lambda: _cnn(HopfieldNetwork, "soft", "sigmoid"),
+    "conv-readout": lambda: _cnn(HopfieldNetwork, "average", "tanh", units=(), readout=3),
+    "conv-residual": residual_network,
+    "directed-conv-max": lambda: _cnn(DirectedNetwork, "max", "tanh", feedback_angle=40.0),
+    "directed-conv-soft": lambda: _cnn(DirectedNetwork, "soft", "sigmoid", feedback_angle=40.0),
     "user-energy": lambda: EnergyNetwork(QuarticEnergy(), layers(5, 6, 3, activation="hard_sigmoid")),
     "user-field": lambda: FieldNetwork(CubicField(), layers(5, 6, 3)),
     "user-function": lambda: FieldNetwork(
@@ -141,7 +169,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
         layers(5, 6, 3),
     ),
 }
-TIED = [n for n in NETWORKS if n.startswith(("chain", "one", "skip", "same", "triangle", "readout"))]
+TIED = [n for n in NETWORKS if n.startswith(("chain", "one", "skip", "same", "triangle", "readout", "conv"))]
 
 
 def network(name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Network:

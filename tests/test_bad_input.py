@@ -125,7 +125,8 @@ def assert_grad_is(net: Network, kept: dict[str, Tensor | None]) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_names_a_wrong_input_shape(name: str) -> None:
     net = network(name)
-    refused(DataError, r"got shape \(4, 6\), needed \[batch, 5\]", lambda: net.drive(torch.zeros(4, 6)))
+    needed = ", ".join(map(str, net.input_shape))
+    refused(DataError, rf"got shape \(4, 6\), needed \[batch, {needed}\]", lambda: net.drive(torch.zeros(4, 6)))
 
 
 @pytest.mark.parametrize("name", ["chain-tanh", "readout", "user-field"])
@@ -357,8 +358,7 @@ GOOD = ("input>a", "a>b", "b>output")
             r"layer 'output': no connection reaches it; write Dense\('input', 'output'\)",
         ),
         (lambda: graph("input>a", "output>a", "b>a", cls=DirectedNetwork), r"layer 'b': no connection reaches it"),
-        (lambda: graph(*GOOD, ("a", "output")), r"got \('a', 'output'\), needed Dense\(pre, post\), as Dense\("),
-        (lambda: graph(*GOOD, b=Layer((5, 1), "tanh")), r"'b' has shape \(5, 1\), dense .* write Layer\(5, \.\.\.\)"),
+        (lambda: graph(*GOOD, ("a", "output")), r"got \('a', 'output'\), needed Dense, Conv .*, as Dense\("),
         (lambda: graph(*GOOD, b=Layer(5)), "layer 'b': the first layer is the clamped input and has no activation"),
         (
             lambda: graph(*GOOD, input=Layer(3, "tanh")),

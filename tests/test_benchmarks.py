@@ -31,7 +31,7 @@ _load = functools.cache(load_dataset)
 
 
 def script(*words: str) -> int:
-    return _common.run_main(mnist.main, mnist.options(), [*TINY, *words], make_run=False)
+    return _common.run_main(mnist.main, mnist.options(), [*TINY, *words], make_run=False, several=True)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -190,8 +190,11 @@ def test_figures_draw_and_refuse_what_they_cannot_show(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {})
     generator = np.random.default_rng(0)
     falling = np.exp(-np.arange(8.0))[:, None] * (1 + generator.random((8, 5)))
+    asymmetric = _history(3)
+    asymmetric.series |= {"homeostasis_norm": [3.0, 2.0, 2.0], "homeostasis_symmetry": [-1.0, -1.5, -2.0]}
     figures = {
         "curves": learning_curves(_history(3)),
+        "asymmetry": learning_curves(asymmetric),
         "fields": receptive_fields(generator.normal(size=(30, 784)), "hidden1"),
         "oblong": receptive_fields(torch.ones(3, 12), shape=(3, 4)),
         "relaxation": relaxation({"free": (falling, falling), "nudged": (None, falling[:, 0])}, tol=1e-3),
@@ -199,6 +202,7 @@ def test_figures_draw_and_refuse_what_they_cannot_show(tmp_path: Path) -> None:
         "bars": gradient_alignment({"hidden1": 0.99, "output": -0.2}),
         "lines": gradient_alignment({"hidden1": [0.9, 0.99], "output": [0.5, 0.7]}),
     }
+    assert [len(figures[name].axes) for name in ("curves", "asymmetry")] == [2, 3]
     for name, figure in figures.items():
         assert run.save_figure(name, figure).stat().st_size > 5000
     for bad in (

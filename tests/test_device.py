@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch._C import DisableTorchFunction
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._python_dispatch import _disable_current_modes as disable_current_modes
 
 import eqprop
@@ -147,7 +148,7 @@ def problem(name: str, accelerator: str, dtype: torch.dtype = torch.float32) -> 
     with disable_current_modes(), DisableTorchFunction():
         net = NETWORKS[name]()
     moved(net, accelerator, dtype)
-    x = torch.empty(4, 5, device=accelerator)
+    x = torch.empty(4, *net.input_shape, device=accelerator)
     return net, x, torch.empty(4, dtype=torch.int64, device=accelerator)
 
 
@@ -156,6 +157,8 @@ def moved(net: Network, accelerator: str, dtype: torch.dtype = torch.float32) ->
     for module in net.modules():
         for key, p in module.named_parameters(recurse=False):
             setattr(module, key, torch.nn.Parameter(torch.empty(p.shape, device=accelerator, dtype=dtype)))
+        for key, b in module.named_buffers(recurse=False):
+            setattr(module, key, torch.empty(b.shape, device=accelerator, dtype=dtype))
 
 
 def assert_on(accelerator: str, *tensors: Tensor | None) -> None:
@@ -174,7 +177,7 @@ def assert_solution_on(accelerator: str, solution: Solution, dtype: torch.dtype 
 def test_to_moves_all_of_a_network(name: str) -> None:
     """Onto ``meta``, which cannot be left again: a tensor left behind would show."""
     net = NETWORKS[name]().to(device="meta", dtype=torch.float64)
-    x = torch.empty(4, 5, device="meta")
+    x = torch.empty(4, *net.input_shape, device="meta")
     assert all(p.dtype == torch.float64 for p in net.parameters())
     assert_on("meta", *net.parameters(), *net.clone().parameters(), *net.inputs(net.initial_state(4), net.drive(x)))
 
@@ -299,6 +302,78 @@ def test_the_implicit_gradient_stays_on_the_device(
         assert_on(accelerator, step.loss, step.adjoint_residual, *(p.grad for p in net.parameters()))
 
 
+@pytest.mark.parametrize("name", ["conv-average", "conv-max", "conv-residual", "directed-conv-soft"])
+def test_convolutional_networks_relax_and_learn_on_the_device(name: str, no_look: type[NoLook]) -> None:
+    for accelerator in ACCELERATORS:
+        with valueless(accelerator):
+            net, x, y = problem(name, accelerator)
+            for solver in (Synchronous(), Anderson()):
+                options: dict[str, Any] = {"solver": solver, "stop": STOPS["stop"], "products": "bfloat16"}
+                assert_solution_on(accelerator, eqprop.relax(net, net.initial_state(4), net.drive(x), **options))
+            rules = ("ep-bfloat16", "recurrent-backprop") + (("bptt",) if accelerator == "meta" else ())
+            for rule in rules:
+                net.zero_grad()
+                RULES[rule]("contrast" if net.has_energy else "tangent").backward(net, x, y)
+                assert_on(accelerator, *(p.grad for p in net.parameters()))
+
+
+COMPLEX: dict[str, Callable[[str], Rule]] = {
+    "cauchy": lambda readout: EP(readout=readout, contour="cauchy", points=4, **FAST),
+    "asymep": lambda readout: EP(readout="tangent", correction="asymep", **FAST),
+    "asymep-cauchy": lambda readout: EP(readout="tangent", correction="asymep", contour="cauchy", points=4, **FAST),
+    "dyadic": lambda readout: eqprop.DyadicEP(**FAST),
+}
+HOLOMORPHIC = ("chain-sigmoid", "directed-40", "conv-soft", "directed-conv-soft")
+
+
+@pytest.mark.parametrize("accelerator", ACCELERATORS)
+@pytest.mark.parametrize("rule", COMPLEX)
+@pytest.mark.parametrize("name", HOLOMORPHIC)
+def test_complex_and_corrected_phases_stay_on_the_device(
+    name: str, rule: str, accelerator: str, no_look: type[NoLook]
+) -> None:
+    with valueless(accelerator):
+        net, x, y = problem(name, accelerator)
+        step = COMPLEX[rule]("contrast" if net.has_energy else "tangent").backward(net, x, y)
+        assert_on(accelerator, step.loss, *(p.grad for p in net.parameters()))
+        for solution in (step.free, *step.nudged):
+            assert_solution_on(accelerator, solution)
+
+
+class OnTheHost(TorchDispatchMode):
+    """Rejects every result on the CPU: it would be copied to the device."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.device.type == "cpu":
+            raise HostSync(f"{func} made a tensor on the host")
+        return result
+
+
+@pytest.mark.parametrize("accelerator", ACCELERATORS)
+@pytest.mark.parametrize("name", ["directed-40", "conv-average", "conv-residual"])
+def test_exact_homeostasis_makes_nothing_on_the_host(name: str, accelerator: str) -> None:
+    with valueless(accelerator):
+        net, x, _ = problem(name, accelerator)
+        drive, state = net.drive(x), net.initial_state(4)
+        with OnTheHost():
+            loss = eqprop.JacobianHomeostasis(1.0, estimator="exact").apply(net, state, drive, 0.1)
+        assert_on(accelerator, loss.total)
+        with pytest.raises(HostSync, match="made a tensor on the host"), OnTheHost():
+            torch.tensor([1.0, 2.0])
+
+
+@pytest.mark.parametrize("name", ["directed-40", "conv-soft", "directed-conv-max", "directed-conv-soft"])
+def test_probes_of_homeostasis_end_on_the_device(name: str) -> None:
+    with valueless("meta"):
+        net, x, _ = problem(name, "meta")
+        regulariser = eqprop.JacobianHomeostasis(1.0, estimator="symmetric")
+        loss = regulariser.apply(net, net.initial_state(4), net.drive(x), 0.1)
+        assert_on("meta", loss.total, *(p.grad for n, p in net.named_parameters() if n.count("conv1-conv2")))
+
+
 class FakeSplit:
     """Data that live on the device."""
 
@@ -315,7 +390,7 @@ def test_evaluation_looks_at_the_device_once_at_its_end(no_look: type[NoLook]) -
         net, _, _ = problem("readout", "cuda")
         with pytest.raises(HostSync, match="tolist|item") as caught:
             eqprop.evaluate(net, FakeSplit(), EP(cost="cross-entropy", **FAST))
-    assert "totals / len(data)" in str(caught.traceback[1].statement)
+    assert "totals" in str(caught.traceback[1].statement)
 
 
 @pytest.mark.parametrize("accelerator", ACCELERATORS)

@@ -58,6 +58,25 @@ def network(kind: str, activation: str) -> Network:
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_the_rule_trains_a_convolutional_network(name: str, device: torch.device) -> None:
+    """Through max pooling where the rule is real, through soft pooling where it needs holomorphic states."""
+    kind, activation, rule = CASES[name]
+    cls, options = (HopfieldNetwork, {}) if kind == "tied" else (DirectedNetwork, {"feedback_angle": 30.0})
+    pooling = "soft" if activation == "sigmoid" else "max"
+    made: Any = {"pooling": ("average", pooling), "activation": activation, **options}
+    net = cls.cnn((2, 12, 12), 3, 3, units=(3,), generator=seeded(1), **made).to(device)
+    x, y = torch.rand(12, 2, 12, 12, generator=seeded(2)).to(device), (torch.arange(12) % 3).to(device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
+    losses = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses.append(float(rule.backward(net, x, y).loss))
+        assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+        optimizer.step()
+    assert losses[-1] < 0.99 * losses[0] and losses[1] < losses[0]
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_the_rule_learns_to_read_digits(name: str, device: torch.device) -> None:
     kind, activation, rule = CASES[name]
     net, data = network(kind, activation).to(device), digits().to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -108,7 +109,7 @@ def test_residual_is_the_largest_change_of_a_synchronous_update(name: str, devic
     net = network(name, device)
     state, drive = random_state(net, 5), net.drive(inputs(net, 5, device))
     z = net.inputs(state, drive)
-    changes = [(rho(v) - s).abs().amax(1) for rho, v, s in zip(net.activations, z, state, strict=True)]
+    changes = [(rho(v) - s).abs().flatten(1).amax(1) for rho, v, s in zip(net.activations, z, state, strict=True)]
     torch.testing.assert_close(eqprop.residual(net, state, drive), torch.stack(changes).amax(0), rtol=1e-12, atol=1e-14)
 
 
@@ -158,7 +159,7 @@ def test_blocks_cover_every_layer_once_and_hold_no_neighbours(name: str) -> None
     assert isinstance(net, GraphNetwork)
     assert sorted(l for block in net.blocks for l in block) == list(range(len(net.names)))
     block_of = {l: b for b, block in enumerate(net.blocks) for l in block}
-    for _, pre, post in net._edges:
+    for pre, post in ((e.pre, e.post) for e in net._edges):
         assert pre == -1 or pre == post or block_of[pre] != block_of[post]
 
 
@@ -313,6 +314,12 @@ def test_feedback_of_zero_weights_is_zero() -> None:
 
 
 # -- descriptions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_copies_are_of_the_same_description(name: str) -> None:
+    net = network(name)
+    assert net.clone().spec() == pickle.loads(pickle.dumps(net)).spec() == net.spec()
 
 
 @pytest.mark.parametrize("name", GRAPHS)

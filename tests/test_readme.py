@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+import eqprop
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
+def examples() -> list[str]:
+    """The code blocks of the README, in order."""
+    return re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
 def test_the_example_in_the_readme_trains_a_users_own_loop(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    code, _ = examples()
     exec(compile(code, "README.md", "exec"), {})
     accuracy = float(capsys.readouterr().out.splitlines()[-1])
     assert accuracy > 0.8, "one epoch of the README's example should read four digits in five"
+
+
+@pytest.mark.filterwarnings("ignore::eqprop.ContourWarning")
+def test_the_convolutional_example_makes_a_rule_that_fills_every_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(8, 3, 32, 32, generator=generator), torch.randint(0, 10, (8,), generator=generator)
+    names: dict[str, Any] = {"eqprop": eqprop, "images": images, "labels": labels}
+    exec(compile(examples()[1], "README.md", "exec"), names)
+    step = names["rule"].backward(names["network"], images, labels)
+    assert step.loss.isfinite() and all(p.grad is not None for p in names["network"].parameters())
 
 
 def test_the_readme_stays_short() -> None:

@@ -65,7 +65,8 @@ def test_every_solver_finds_the_fixed_point(name: str, solver: str, device: torc
     solution = settle(net, x, SOLVERS[solver], Stop(1e-12, 1000), throw=True)
     reference = settle(net, x, Alternating(), Stop(1e-15, 1000))
     assert float(eqprop.residual(net, solution.state, net.drive(x)).max()) < 1e-11
-    assert distance(solution.state, reference.state) < 1e-10
+    if not name.endswith("conv-max"):  # has several: the first sweeps decide which unit of a window wins
+        assert distance(solution.state, reference.state) < 1e-10
 
 
 def test_alternating_takes_the_newest_values_block_by_block(device: torch.device) -> None:

@@ -38,7 +38,8 @@ PROBLEMS = {
     "tanh-readout-entropy": ("tanh", 3, "cross-entropy"),
     "tanh-readout-squared": ("tanh", 3, "squared-error"),
 }
-MONOTONE_TIED = [n for n in TIED if n != "chain-dsilu"]
+# soft pooling is neither linear nor convex: its energy may rise
+MONOTONE_TIED = [n for n in TIED if n not in ("chain-dsilu", "conv-soft")]
 every_problem = pytest.mark.parametrize("problem", PROBLEMS)
 
 

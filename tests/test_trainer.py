@@ -274,6 +274,45 @@ def test_training_works_and_records_what_it_promises(tmp_path: Path) -> None:
     assert Run.open(tmp_path / "r").config["optimizer"]["name"] == "SGD"
 
 
+def test_lost_samples_of_every_phase_and_penalties_are_recorded(tmp_path: Path) -> None:
+    class Loses(NoisyRule):
+        """A free phase loses sample 0, the nudged ones samples 1 and 1, 2; a penalty at every second step."""
+
+        steps = 0
+
+        def backward(self, net: Net, x: Tensor, y: Tensor) -> Any:
+            step = super().backward(net, x, y)
+            lost = [torch.isin(torch.arange(len(x)), torch.tensor(which)) for which in ([0], [1], [1, 2])]
+            step.free.status = lost[0].to(torch.int8)
+            step.nudged = tuple(
+                SimpleNamespace(sweeps=torch.full((len(x),), 3, dtype=torch.int32), status=mask.to(torch.int8) * 2)
+                for mask in lost[1:]
+            )
+            step.counted = ~(lost[0] | lost[1])
+            step.penalties = {"work": torch.tensor(4.0 * len(x))} if self.steps % 2 == 0 else {}
+            self.steps += 1
+            return step
+
+    cut = trainer(
+        tmp_path / "r", rule=Loses(), epochs=1, lr=0.01, checkpoint_every_steps=5, callbacks=[InterruptAt(18)]
+    )
+    with pytest.raises(Interrupted):
+        cut.fit()
+    rule = Loses()
+    rule.steps = 15
+    resumed = trainer(tmp_path / "r", rule=rule, epochs=1, lr=0.01, checkpoint_every_steps=5, resume=True)
+    assert resumed.step == 15
+    for run in (trainer(None, rule=Loses(), epochs=1, lr=0.01), resumed):
+        history = run.fit()
+        # 25 batches of 8 and one of 3
+        assert history["unconverged_share"][0] == pytest.approx(26 / 203)
+        assert history["unconverged_any_share"][0] == pytest.approx(3 * 26 / 203)
+        assert history["excluded_share"][0] == pytest.approx(2 * 26 / 203)
+        # steps 0, 2, ..., 24, all with 8 samples
+        assert history["work"][0] == pytest.approx(32.0)
+    assert "excluded_share" not in trainer(None, epochs=1).fit()
+
+
 def test_totals_are_exact_whatever_the_batch_size() -> None:
     split = data(100)
     frozen = torch.optim.SGD(Net().parameters(), lr=0.0)
