@@ -2,7 +2,8 @@
 
 Re-runs the comparisons of Laborieux & Zenke (2024) on Fashion-MNIST, 784-256-256-10 with a softmax readout. Each row
 and seed is a run folder of its own below --out: a run that was interrupted goes on where it stopped, a finished one is
-kept. `--report` draws the figures and the table from what is finished.
+kept. `--report` draws the figures and the table from what is finished. The rows of `rules` all spend the same number of
+evaluations of the field a step (see `_asymmetry_budget`); of the others the table shows what they spent.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
+import math
 import statistics
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,15 @@ import torch
 from matplotlib.figure import Figure
 
 import eqprop
-from benchmarks._asymmetry_rows import FREE, NUDGED, Row, make_network, make_optimizer, make_rule, rows
+from benchmarks._asymmetry_budget import price, sweeps_text
+from benchmarks._asymmetry_rows import BUDGET, FREE, NUDGED, Row, make_network, make_optimizer, make_rule, rows
 from benchmarks._common import add_output_options, finish, new_parser, run_main
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError, TrainingError
+from eqprop._history import History
 
 BATCH = 50
+_TITLES = {"homeostasis-50": "homeostasis, 50 epochs", "rules": f"rules, {BUDGET} evaluations a step"}
 
 
 def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: argparse.Namespace) -> None:
@@ -51,7 +55,6 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: ar
         checkpoint_every_steps=500,
         progress=False,
     )
-    begin = time.perf_counter()
     stopped = ""
     try:
         trainer.fit()
@@ -64,7 +67,7 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: ar
         "epochs": trainer.epoch,
         "accuracy_percent": 100 * test.accuracy,
         "test_converged_share": test.converged_share,
-        "seconds": time.perf_counter() - begin,
+        "seconds": trainer.seconds,
         "stopped": stopped,
     } | diagnose(row, seed, network, data, arguments.tol)
     atomic_write(result, json.dumps(record, indent=1).encode(), "the result of a row")
@@ -111,9 +114,21 @@ def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
     """Finished runs by row."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(out.glob("*/*/seed*/result.json")):
-        record = json.loads(path.read_bytes())
+        record = json.loads(path.read_bytes()) | _spent(path.parent)
         found.setdefault(record["row"], []).append(record)
     return found
+
+
+def _spent(folder: Path) -> dict[str, float]:
+    """Seconds of training, over all processes that took part, and mean sweeps a sample (and nudged phase) and step."""
+    if not (folder / "metrics.h5").exists():
+        return {}
+    history = History.read(folder / "metrics.h5")
+    names = [name for name in ("free_sweeps", "nudged_sweeps") if name in history]
+    means = {name: float(history[name].mean()) for name in names if len(history[name])}
+    # a rule without a free or without a nudged phase has NaN there
+    spent = {name: value for name, value in means.items() if not math.isnan(value)}
+    return spent | ({"seconds": float(history["seconds"].sum())} if "seconds" in history else {})
 
 
 def first_hidden(record: Mapping[str, Any]) -> float | None:
@@ -130,6 +145,8 @@ def summarise(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
         if not records:
             continue
         accuracies = [r["accuracy_percent"] for r in records]
+        rule = make_rule(row, 0, 0.0)  # what it pays does not depend on seed and tolerance
+        free, nudged = (_mean(records, lambda r, name=name: r.get(name)) for name in ("free_sweeps", "nudged_sweeps"))
         cosines = [c for r in records if (c := first_hidden(r)) is not None]
         lines.append(
             {
@@ -145,6 +162,8 @@ def summarise(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
                 "asymmetry_activation": _mean(records, lambda r: r.get("asymmetry_activation")),
                 "asymmetry_membrane": _mean(records, lambda r: r.get("asymmetry_membrane")),
                 "unconverged_share": _mean(records, lambda r: r.get("unconverged_share")),
+                "sweeps": None if free is None else sweeps_text(rule, free, nudged or 0.0),
+                "evaluations_a_step": None if free is None else price(rule).evaluations(free, nudged or 0.0),
                 "seconds_an_epoch": statistics.fmean(r["seconds"] / max(r["epochs"], 1) for r in records),
                 "published": row.published,
                 "stopped": [r["stopped"] for r in records if r["stopped"]],
@@ -168,8 +187,8 @@ def table(lines: list[dict[str, Any]]) -> str:
     text = [
         "| group | row | seeds x epochs | accuracy % | first hidden cosine: own rule | exact response "
         "| relative error | S / norm (act. / memb.) "
-        "| unconverged | s an epoch | published |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| unconverged | sweeps a step | evaluations a step | s an epoch | published |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
         spread = "" if line["accuracy_deviation"] is None else f" +- {line['accuracy_deviation']:.2f}"
@@ -181,8 +200,10 @@ def table(lines: list[dict[str, Any]]) -> str:
             _cell(line["first_hidden_cosine"]),
             _cell(line["exact_response_cosine"]),
             _cell(line["relative_error"]),
-            f"{_cell(line['asymmetry_activation'])} / {_cell(line['asymmetry_membrane'])}",
+            " / ".join(filter(None, (_cell(line["asymmetry_activation"]), _cell(line["asymmetry_membrane"])))),
             _cell(line["unconverged_share"]),
+            line["sweeps"] or "",
+            "" if line["evaluations_a_step"] is None else f"{line['evaluations_a_step']:.0f}",
             f"{line['seconds_an_epoch']:.0f}",
             line["published"],
         ]
@@ -195,26 +216,35 @@ def _cell(value: float | None) -> str:
 
 
 def draw(lines: list[dict[str, Any]]) -> Figure:
-    """A panel a group: accuracy as bars, the first hidden layer's error-vector cosine as points."""
+    """A panel a group: accuracy with its deviation over seeds, and the first hidden layer's error-vector cosine."""
     groups = list(dict.fromkeys(line["group"] for line in lines))
-    figure = Figure(figsize=(9, 0.5 + sum(0.55 + 0.28 * sum(v["group"] == g for v in lines) for g in groups)))
-    figure.set_layout_engine("constrained")
-    heights = [1 + sum(line["group"] == g for line in lines) for g in groups]
+    figure = Figure(figsize=(9, 0.4 + sum(0.75 + 0.24 * sum(v["group"] == g for v in lines) for g in groups)))
+    figure.set_layout_engine("constrained", hspace=0.02)
+    heights = [0.5 + sum(line["group"] == g for line in lines) for g in groups]
     axes = figure.subplots(len(groups), 2, squeeze=False, gridspec_kw={"height_ratios": heights})
     for (left, right), group in zip(axes, groups, strict=True):
         mine = [line for line in lines if line["group"] == group]
-        names = [line["row"] for line in mine]
-        places = range(len(mine))
-        left.barh(places, [v["accuracy_percent"] for v in mine], xerr=[v["accuracy_deviation"] or 0.0 for v in mine])
-        left.set(yticks=list(places), yticklabels=names, title=f"{group}: test accuracy (%)")
-        low = min(v["accuracy_percent"] for v in mine)
-        left.set_xlim(max(0.0, low - 3), min(100.0, max(v["accuracy_percent"] for v in mine) + 1))
-        cosines = [float("nan") if v["first_hidden_cosine"] is None else v["first_hidden_cosine"] for v in mine]
-        right.plot(cosines, list(places), "o", color="tab:red")
+        places = list(range(len(mine)))
+        for axis in (left, right):
+            axis.set(yticks=places, yticklabels=[], ylim=(len(mine) - 0.5, -0.5))
+            axis.grid(axis="y", color="0.9")
+        accuracies = [v["accuracy_percent"] for v in mine]
+        spreads = [v["accuracy_deviation"] or 0.0 for v in mine]
+        # points: a bar from 0 would hide the differences, a cut one mislead
+        left.errorbar(accuracies, places, xerr=spreads, fmt="o", capsize=3)
+        ends = [a + sign * d for a, d in zip(accuracies, spreads, strict=True) for sign in (-1, 1)]
+        margin = max(0.5, 0.05 * (max(ends) - min(ends)))
+        left.set(xlim=(max(0.0, min(ends) - margin), min(100.0, max(ends) + margin)))
+        left.set_yticklabels([v["row"] + (" (stopped)" if v["stopped"] else "") for v in mine])
+        left.set_title(f"{_TITLES.get(group, group)}: test accuracy (%)", loc="left", fontsize="medium")
+        cosines = [math.nan if v["first_hidden_cosine"] is None else v["first_hidden_cosine"] for v in mine]
         right.axvline(1.0, color="0.7", linewidth=0.8)
-        right.set(yticks=[], ylim=left.get_ylim(), xlim=(-0.2, 1.05), title="error-vector cosine, first hidden layer")
-        left.invert_yaxis()
-        right.invert_yaxis()
+        right.plot(cosines, places, "o", color="tab:red")
+        for place in (p for p, v in zip(places, cosines, strict=True) if math.isnan(v)):
+            right.text(-0.17, place, "none of its own", color="0.5", va="center", fontsize="small")
+        right.set(xlim=(-0.2, 1.05))
+        right.tick_params(axis="y", length=0)
+    axes[0, 1].set_title("error-vector cosine, first hidden layer", loc="left", fontsize="medium")
     return figure
 
 
@@ -251,7 +281,12 @@ def main(arguments: argparse.Namespace) -> None:
         arguments,
         title="Learning without weight symmetry, Fashion-MNIST 784-256-256-10",
         headline=headline,
-        details={"rows": lines, "sweeps": {"free": FREE, "nudged": NUDGED}, "seeds": list(range(arguments.seeds))},
+        details={
+            "rows": lines,
+            "sweeps": {"free": FREE, "nudged": NUDGED},
+            "budget": BUDGET,
+            "seeds": list(range(arguments.seeds)),
+        },
         device=torch.device("cpu"),
         run=run,
     )

@@ -8,7 +8,9 @@ given level enters every unit's input. Published (Laborieux & Zenke 2022, 50 epo
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import torch
 from torch import Tensor
 
 import eqprop
-from benchmarks._common import add_output_options, finish, new_parser, run_main
+from benchmarks._common import add_output_options, finish, new_parser, options_record, run_main
+from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError, TrainingError
 from eqprop._network import Cache, Drive, State
 
@@ -99,13 +102,25 @@ def main(arguments: argparse.Namespace) -> None:
     """Train every contour at every level and seed."""
     if arguments.epochs < 1 or arguments.seeds < 1:
         raise ConfigError(f"--epochs, --seeds: got {arguments.epochs}, {arguments.seeds}; needed at least 1 of each")
+    run = eqprop.Run.create(
+        arguments.out,
+        options_record(arguments),
+        overwrite=arguments.overwrite,
+        resume=arguments.resume,
+        extendable=("seeds",),
+    )
     found: dict[str, list[dict[str, float]]] = {}
-    for level in arguments.levels:
-        for label, rule in rules(arguments.free_sweeps, arguments.nudged_sweeps).items():
-            for seed in range(arguments.seeds):
-                result = train(rule, level, seed, arguments)
-                found.setdefault(f"noise {level:g}, {label}", []).append(result)
-                print(f"noise {level:g}, {label}, seed {seed}: {result}", flush=True)
+    for seed in range(arguments.seeds):
+        for level in arguments.levels:
+            for label, rule in rules(arguments.free_sweeps, arguments.nudged_sweeps).items():
+                name = f"noise {level:g}, {label}"
+                path = run.folder / "results" / f"{_slug(name)}-seed{seed}.json"
+                if not path.exists():
+                    path.parent.mkdir(exist_ok=True)
+                    result = train(rule, level, seed, arguments)
+                    atomic_write(path, json.dumps(result).encode(), "the result of a contour")
+                    print(f"{name}, seed {seed}: {result}", flush=True)
+                found.setdefault(name, []).append(json.loads(path.read_bytes()))
     headline = []
     for label, results in found.items():
         mean = statistics.fmean(r["accuracy_percent"] for r in results)
@@ -117,7 +132,12 @@ def main(arguments: argparse.Namespace) -> None:
         title=f"Noise inside the relaxation, MNIST 784-256-256-10, {arguments.epochs} epochs",
         headline=headline,
         details={"results": found, "seeds": list(range(arguments.seeds))},
+        run=run,
     )
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c == "." else "-" for c in name)
 
 
 def options() -> argparse.ArgumentParser:
@@ -130,9 +150,9 @@ def options() -> argparse.ArgumentParser:
     suite.add_argument("--free-sweeps", type=int, default=200, help="sweeps of the free phase")
     suite.add_argument("--nudged-sweeps", type=int, default=50, help="sweeps of each nudged phase")
     suite.add_argument("--data", metavar="DIR", help="folder with MNIST (default: cache, or download)")
-    add_output_options(made, Path("runs/noise"))
+    add_output_options(made, Path("runs/noise"), resume=True)
     return made
 
 
 if __name__ == "__main__":
-    run_main(main, options())
+    sys.exit(run_main(main, options(), make_run=False))

@@ -15,6 +15,7 @@ import torch
 
 import eqprop
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
+from benchmarks._speed_conv import conv_suite
 from benchmarks._timing import medians
 from eqprop._complex import ComplexCostNudge, ComplexSystem
 
@@ -203,12 +204,21 @@ def rule_suite(arguments: argparse.Namespace) -> None:
     )
 
 
-SUITES = {"step": step_suite, "rules": rule_suite}
+SUITES = {"step": step_suite, "rules": rule_suite, "conv": conv_suite}
+# what an option is where it is not given, by suite
+DEFAULTS = {
+    "step": {"batch_size": 16, "sweeps": 15, "rounds": 15},
+    "rules": {"batch_size": 50, "sweeps": 15, "rounds": 15},
+    "conv": {"batch_size": 32, "sweeps": 5, "rounds": 7},
+}
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run the chosen suite."""
-    for name in ("rounds", "sweeps", "batch_size"):
+    for name, value in DEFAULTS[arguments.suite].items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    for name in ("rounds", "sweeps", "batch_size", "free_sweeps", "nudged_sweeps"):
         if getattr(arguments, name) < 1:
             raise eqprop.ConfigError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, needed at least 1")
     SUITES[arguments.suite](arguments)
@@ -218,11 +228,18 @@ def options() -> argparse.ArgumentParser:
     """Command line of this script."""
     made = new_parser("benchmarks.speed", __doc__ or "")
     suite = made.add_argument_group("suite")
-    suite.add_argument("--suite", choices=SUITES, default="step", help="step: against products; rules: extra costs")
-    suite.add_argument("--network", default="784-1024-10", help="units of each layer")
-    suite.add_argument("--batch-size", type=int, default=16, help="samples a step")
-    suite.add_argument("--sweeps", type=int, default=15, help="sweeps of each phase")
-    suite.add_argument("--rounds", type=int, default=15, help="rounds of turns, 20 calls each")
+    suite.add_argument(
+        "--suite",
+        choices=SUITES,
+        default="step",
+        help="step: against products; rules: extra costs; conv: convolutional sweeps against raw convolutions",
+    )
+    suite.add_argument("--network", default="784-1024-10", help="units of each layer (step)")
+    suite.add_argument("--batch-size", type=int, help="samples a step (default: 16; conv: 32)")
+    suite.add_argument("--sweeps", type=int, help="sweeps of each phase (default: 15; conv: 5)")
+    suite.add_argument("--rounds", type=int, help="rounds of turns (default: 15; conv: 7)")
+    suite.add_argument("--free-sweeps", type=int, default=60, help="of the gradients that conv compares")
+    suite.add_argument("--nudged-sweeps", type=int, default=15, help="of the gradients that conv compares")
     suite.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     add_output_options(made, Path("runs/speed"))
     return made

@@ -1,4 +1,4 @@
-"""Writes the results table of README.md from benchmarks/results/*.json, between its two markers."""
+"""Writes the results tables from benchmarks/results/*.json: a line a record in README.md, every figure beside them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,40 @@ README = RESULTS.parent.parent / "README.md"
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table in Markdown: a row a headline figure that has a target, or the first where none has."""
-    lines = ["| experiment | figure | result | target | record |", "|---|---|---|---|---|"]
+    """The table of README.md in Markdown: a row a record, with its first figure and how many of its targets are met."""
+    lines = ["| experiment | first figure | result | target | all targets | record |", "|---|---|---|---|---|---|"]
     for name, record in results.items():
+        figures = _figures(record)
+        targets = [text for figure in figures if (text := target_text(figure))]
+        met = f"{sum(text.endswith('met') for text in targets)} of {len(targets)} met" if targets else ""
+        first = figures[0]
         link = f"[{name}](benchmarks/results/{name}.json)"
-        figures = [f for f in record["headline"] if f.get("target")] or record["headline"][:1]
-        for index, figure in enumerate(figures):
-            title = record["title"] if index == 0 else ""
-            row = (title, figure["name"], value_text(figure), target_text(figure), link if index == 0 else "")
-            lines.append(f"| {' | '.join(row)} |".replace("|  |", "| |").replace("|  |", "| |"))
+        lines.append(_row(record["title"], first["name"], value_text(first), target_text(first), met, link))
     return "\n".join(lines)
+
+
+def full_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page beside the records: a row a headline figure that has a target, or the first where none has."""
+    lines = ["# Recorded results", "", "Written by `python -m benchmarks.table`; each record has its command, seeds,"]
+    lines += [
+        "versions and machine.",
+        "",
+        "| experiment | figure | result | target | record |",
+        "|---|---|---|---|---|",
+    ]
+    for name, record in results.items():
+        for index, figure in enumerate(_figures(record)):
+            title, link = (record["title"], f"[{name}]({name}.json)") if index == 0 else ("", "")
+            lines.append(_row(title, figure["name"], value_text(figure), target_text(figure), link))
+    return "\n".join(lines) + "\n"
+
+
+def _figures(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [f for f in record["headline"] if f.get("target")] or record["headline"][:1]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |".replace("|  |", "| |").replace("|  |", "| |")
 
 
 def renewed(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
@@ -40,27 +64,35 @@ def renewed(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Renew or check the table; 1 if it is out of date, 2 if it cannot be made."""
+    """Renew or check the tables; 1 if one is out of date, 2 if one cannot be made."""
     parser = new_parser("benchmarks.table", __doc__ or "")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if the table is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a table is out of date")
     parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    page = arguments.results / "README.md"
     try:
-        old = arguments.readme.read_text(encoding="utf-8")
-        new = renewed(old, read_results(arguments.results))
+        results = read_results(arguments.results)
+        old = {
+            arguments.readme: arguments.readme.read_text(encoding="utf-8"),
+            page: page.read_text(encoding="utf-8") if page.exists() else "",
+        }
+        new = {arguments.readme: renewed(old[arguments.readme], results), page: full_table(results)}
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if new == old:
-        return 0
-    if not arguments.check:
-        atomic_write(arguments.readme, new.encode(), "README.md")
-        return 0
-    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), "README.md", "README.md, renewed")
-    sys.stdout.writelines(lines)
-    print("README.md is out of date: run `python -m benchmarks.table`")
-    return 1
+    stale = [path for path in new if new[path] != old[path]]
+    for path in stale:
+        if arguments.check:
+            lines = difflib.unified_diff(
+                old[path].splitlines(True), new[path].splitlines(True), str(path), f"{path}, renewed"
+            )
+            sys.stdout.writelines(lines)
+        else:
+            atomic_write(path, new[path].encode(), path.name)
+    if stale and arguments.check:
+        print("the results are out of date: run `python -m benchmarks.table`")
+    return int(bool(stale) and arguments.check)
 
 
 if __name__ == "__main__":
