@@ -42,6 +42,7 @@ _COORDINATES = {"activation": None, "membrane": None}
 _ESTIMATORS = {"auto": None, "exact": None, "symmetric": None, "published": None}
 _TERMS = {"both": (1.0, 1.0), "norm": (1.0, 0.0), "symmetry": (0.0, 1.0)}
 _PROBES = {"gaussian": None, "rademacher": None}
+_TOGETHER = 2**24  # numbers in the probes that share a graph: some 64 MB, which the graph holds several times over
 
 
 @dataclass(frozen=True)
@@ -170,32 +171,37 @@ class JacobianHomeostasis:
     def _probed(
         self, network: Network, state: State, drive: Drive, share: Tensor, rate: float, generator: torch.Generator
     ) -> HomeostaticLoss:
-        n = self.probes
-        state, drive, share = network.repeat_state(state, n), network.repeat_drive(drive, n), share.repeat(n)
+        n, batch = self.probes, len(state[0])
+        units = sum(math.prod(shape) for shape in network.shapes)
+        # together where that is small: fewer, larger products; else one after another, for each keeps its own graph
+        together = n if n * batch * units <= _TOGETHER else 1
+        e = tuple(self._draw(s, n, generator) for s in state)
+        state, drive = network.repeat_state(state, together), network.repeat_drive(drive, together)
         slopes = self._slopes(network, state, drive)
-        e = _by_sample(tuple(self._draw(s, generator) for s in state), share)
         layers = range(len(state)) if self.layerwise else [None]
         norm = symmetry = state[0].new_zeros(())
         first, second = _TERMS[self.terms]
         symmetric_form = self._estimator_for(network) == "symmetric"
-        for only in layers:
-            probe = e if only is None else tuple(v if l == only else torch.zeros_like(v) for l, v in enumerate(e))
-            with torch.set_grad_enabled(rate != 0.0):
-                one, two = _terms(network, state, drive, slopes, probe, symmetric=symmetric_form)
-                loss = 0.5 * rate * (first * one + second * two) / len(state[0])
-            if loss.requires_grad:
-                add_gradient_of(loss, network)
-            norm, symmetry = norm + one.detach() / len(state[0]), symmetry + two.detach() / len(state[0])
+        for start in range(0, n * batch, together * batch):
+            some = _by_sample(tuple(v[start : start + together * batch] for v in e), share.repeat(together))
+            for only in layers:
+                probe = some if only is None else _on_layer(some, only)
+                with torch.set_grad_enabled(rate != 0.0):
+                    one, two = _terms(network, state, drive, slopes, probe, symmetric=symmetric_form)
+                    loss = 0.5 * rate * (first * one + second * two) / (n * batch)
+                if loss.requires_grad:
+                    add_gradient_of(loss, network)
+                norm, symmetry = norm + one.detach() / (n * batch), symmetry + two.detach() / (n * batch)
         return HomeostaticLoss(norm, symmetry)
 
-    def _draw(self, like: Tensor, generator: torch.Generator) -> Tensor:
+    def _draw(self, like: Tensor, copies: int, generator: torch.Generator) -> Tensor:
         # drawn on the CPU, so that a seed gives the same probes on every device
         def make(shape: tuple[int, ...]) -> Tensor:
             if self.distribution == "gaussian":
                 return torch.randn(shape, generator=generator, dtype=like.dtype)
             return torch.randint(0, 2, shape, generator=generator).to(like.dtype) * 2 - 1
 
-        return drawn(make, tuple(like.shape), self.probes).to(like.device)
+        return drawn(make, (copies * len(like), *like.shape[1:]), copies).to(like.device)
 
 
 class _State:
@@ -218,6 +224,10 @@ def _terms(
         return _dot(_minus(forth, back), _minus(forth, back)) / 2, forth[0].new_zeros(())
     # e^T M^2 e = (M^T e) . (M e): no second Jacobian product
     return _dot(forth, forth), -_dot(back, forth)
+
+
+def _on_layer(state: State, only: int) -> State:
+    return tuple(v if l == only else torch.zeros_like(v) for l, v in enumerate(state))
 
 
 def _by_sample(state: State, share: Tensor) -> State:

@@ -381,3 +381,20 @@ def test_kolen_pollack_must_come_first() -> None:
     with pytest.raises(eqprop.ConfigError, match="it first"):
         eqprop.EquilibriumPropagation(regularisers=(homeostasis, KolenPollack()))
     eqprop.EquilibriumPropagation(regularisers=(KolenPollack(), homeostasis))
+
+
+@pytest.mark.parametrize("layerwise", (False, True))
+@pytest.mark.parametrize("coordinates", COORDINATES)
+def test_probes_one_after_another_are_probes_together(
+    coordinates: str, layerwise: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, state, drive = settled("untied at 60 degrees", device)
+    options: dict[str, Any] = {"coordinates": coordinates, "layerwise": layerwise, "seed": 3}
+    found = []
+    for together in (2**24, 0):
+        monkeypatch.setattr(eqprop._homeostasis, "_TOGETHER", together)
+        network.zero_grad()
+        regulariser = JacobianHomeostasis(1.0, estimator="published", probes=4, **options)
+        loss = regulariser.apply(network, state, drive, 0.5, torch.tensor([True, False, True], device=device))
+        found.append((loss.total, [p.grad for p in network.parameters() if p.grad is not None]))
+    torch.testing.assert_close(found[1], found[0])
