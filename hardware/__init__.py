@@ -1,1 +1,35 @@
-"""Hardware models: devices, converters, substrates and resistive circuits. Empty until that work lands."""
+"""Hardware models: devices, converters, substrates and resistive circuits."""
+
+from hardware._ageing import Leak as Leak
+from hardware._ageing import LogRelaxation as LogRelaxation
+from hardware._ageing import PowerLawDrift as PowerLawDrift
+from hardware._ageing import TabulatedRelaxation as TabulatedRelaxation
+from hardware._curves import ClippedLog as ClippedLog
+from hardware._curves import InversePower as InversePower
+from hardware._curves import Polynomial as Polynomial
+from hardware._curves import Split as Split
+from hardware._curves import Table as Table
+from hardware._device_noise import Activation as Activation
+from hardware._device_noise import ProgrammingNoise as ProgrammingNoise
+from hardware._device_noise import RandomFormation as RandomFormation
+from hardware._device_noise import ReadNoise as ReadNoise
+from hardware._device_noise import formed_share as formed_share
+from hardware._device_table import DEVICES as DEVICES
+from hardware._device_table import device as device
+from hardware._devices import Device as Device
+from hardware._devices_reram import cmo_programming as cmo_programming
+from hardware._nodes import Nodes as Nodes
+from hardware._pulse_fits import fit_pulse_response as fit_pulse_response
+from hardware._pulse_response import PulseResponse as PulseResponse
+from hardware._resistive import ResistiveNetwork as ResistiveNetwork
+from hardware._step_laws import Cells as Cells
+from hardware._step_laws import ConstantStep as ConstantStep
+from hardware._step_laws import ExponentialStep as ExponentialStep
+from hardware._step_laws import LinearStep as LinearStep
+from hardware._step_laws import PiecewiseStep as PiecewiseStep
+from hardware._step_laws import PowerStep as PowerStep
+from hardware._step_laws import SoftBounds as SoftBounds
+from hardware._step_laws import StepLaw as StepLaw
+from hardware._table_fits import device_from_levels as device_from_levels
+from hardware._table_fits import fit_drift as fit_drift
+from hardware._table_fits import fit_programming_noise as fit_programming_noise
