@@ -90,6 +90,9 @@ def run_main(
             if workers.prints(error) if workers.size > 1 else first:
                 print(f"error{'' if workers.first else f' (process {workers.rank})'}: {error}", file=sys.stderr)
             raise SystemExit(2) from None
+        except BrokenPipeError:  # whoever read the output, as `head`, has read enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at the end does not fail
+            raise SystemExit(141) from None
         except KeyboardInterrupt:
             if first:
                 print("interrupted", file=sys.stderr)
@@ -216,6 +219,12 @@ def finish(
     if not arguments.workers.first:  # of several processes the first writes
         return summary
     path = run.write_summary(summary)
+    if arguments.record is not None:  # before anything is printed: a closed pipe must not lose it
+        atomic_write(RESULTS / f"{arguments.record}.json", path.read_bytes(), "the recorded result")
+        # of several seeds, each with a run folder of its own, the figures of the first
+        folder = min([run.folder, *run.folder.glob("seed-*")], key=lambda f: (not (f / "figures").is_dir(), f))
+        for picture in sorted(folder.glob("figures/*.png")):
+            atomic_write(RESULTS / f"{arguments.record}-{picture.name}", picture.read_bytes(), "a recorded figure")
     print(f"\n{title}")
     width = max(len(figure["name"]) for figure in headline)
     for figure in headline:
@@ -223,12 +232,7 @@ def finish(
         print(f"  {figure['name']:<{width}}  {value_text(figure):>12}{f'   ({target})' if target else ''}")
     print(f"written to {run.folder}")
     if arguments.record is not None:
-        atomic_write(RESULTS / f"{arguments.record}.json", path.read_bytes(), "the recorded result")
-        # of several seeds, each with a run folder of its own, the figures of the first
-        folder = min([run.folder, *run.folder.glob("seed-*")], key=lambda f: (not (f / "figures").is_dir(), f))
-        for picture in sorted(folder.glob("figures/*.png")):
-            atomic_write(RESULTS / f"{arguments.record}-{picture.name}", picture.read_bytes(), "a recorded figure")
-        print(f"recorded in benchmarks/results/{arguments.record}.json; `python -m benchmarks.table` renews the README")
+        print(f"recorded in benchmarks/results/{arguments.record}.json; `python -m benchmarks.table` renews the tables")
     return summary
 
 

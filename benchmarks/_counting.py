@@ -179,7 +179,8 @@ def step_memory(network: GraphNetwork, rule: eqprop.Rule, batch: int, nudged: in
 
     first = most(free)
     step = max(first, most(lambda x, y: bare.backward(network, x, y)))
-    regular = max(step, most(lambda x, y: whole.backward(network, x, y))) if rule.regularisers else step
+    # not in proportion to the batch: a regulariser may take its probes together where they are few
+    regular = max(step, at(batch, lambda x, y: whole.backward(network, x, y))) if rule.regularisers else step
     phased = isinstance(rule, eqprop.EquilibriumPropagation)
     return {
         "free phase: states, drive, feature maps": first,

@@ -55,6 +55,7 @@ class Config:
 def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
     """Options over the preset. Raises ConfigError for settings that cannot work."""
     preset = preset_named(arguments.preset).on(arguments.dataset)
+    _refuse_unread(arguments)
     changes = {name: value for name in OVERRIDES if (value := getattr(arguments, name)) is not None}
     if "lr" in changes:
         changes["lr"] = _training.numbers("--lr", changes["lr"])
@@ -63,6 +64,8 @@ def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
     if arguments.cuda_graph and device.type != "cuda":
         raise ConfigError(f"--cuda-graph: got it on {device.type}, needed a CUDA device")
     half = preset.half and device.type == "cuda" if arguments.bf16 is None else arguments.bf16
+    if arguments.rule == "backprop":  # of the feed-forward twin: full precision and nothing but the loss
+        half, changes["homeostasis"] = False, 0.0
     return Config(
         preset=dataclasses.replace(preset, **changes),
         rule=arguments.rule,
@@ -73,6 +76,17 @@ def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
         products="bfloat16" if half else None,
         device=device.type,
     )
+
+
+def _refuse_unread(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for an option that the rule does not read, so that no record tells of it."""
+    unread: tuple[str, ...] = () if arguments.rule == "ep" else ("beta", "points")
+    if arguments.rule == "backprop":
+        unread += ("homeostasis", "bf16", "cuda_graph")
+    for name in unread:
+        if getattr(arguments, name):
+            option = "--" + name.replace("_", "-")
+            raise ConfigError(f"{option}: got it with --rule {arguments.rule}, which has no use for it; leave it out")
 
 
 def published_text(config: Config) -> str:

@@ -28,8 +28,9 @@ from benchmarks._image_run import (
     prepare,
     published_text,
 )
-from benchmarks._plan import GPUS, HERE, make_plan
+from benchmarks._plan import make_plan
 from benchmarks._presets import PRESETS
+from benchmarks._rates import GPUS, HERE
 from eqprop._callbacks import Figures
 from eqprop._data import DataSplits
 from eqprop._errors import ConfigError
@@ -93,7 +94,7 @@ def options(script: Script) -> argparse.ArgumentParser:
     rule.add_argument("--gain", type=float, metavar="G", help="scale of the initial weights")
     rule.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="products of the free phase in bfloat16 "
-        "(default: where the source used half precision, on a GPU)",
+        "(default: of the wide presets on a GPU)",
     )  # fmt: skip
     rule.add_argument("--cuda-graph", action="store_true", help="replay blocks of sweeps as CUDA graphs")
     made.add_argument(
@@ -215,7 +216,7 @@ def show_plan(config: Config, arguments: argparse.Namespace) -> None:
 
 def _products(config: Config, arguments: argparse.Namespace) -> str | None:
     """Of the free phase on the device that is planned for."""
-    elsewhere = arguments.plan != HERE and arguments.bf16 is None
+    elsewhere = arguments.plan != HERE and arguments.bf16 is None and config.rule != "backprop"
     return "bfloat16" if elsewhere and config.preset.half else config.products
 
 

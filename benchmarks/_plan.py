@@ -7,16 +7,17 @@ a step is affine in the numbers of sweeps; three counts give its parts. Nothing 
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 
 import eqprop
-from benchmarks._counting import Counts, count_step, step_memory, sweep_operations
+from benchmarks._counting import Counts, count_step, step_memory
 from benchmarks._presets import SHAPE, Preset
-from benchmarks._timing import medians
+from benchmarks._rates import GPUS, HERE, Rates, rates_of
 from eqprop._graph import GraphNetwork
 from eqprop._names import lookup
 
@@ -27,68 +28,7 @@ IMAGES = {
     "cifar10-subset": (15_000, 10, 1_000),
     "imagenet32": (1_281_167, 1_000, 10_000),
 }
-# Dense peak rates in TFLOP/s as the makers state them: bfloat16, and TF32, in which torch convolves float32 by default.
-GPUS = {
-    "h100": (989.0, 495.0),
-    "h200": (989.0, 495.0),
-    "a100": (312.0, 156.0),
-    "l40s": (362.0, 183.0),
-    "rtx4090": (165.0, 83.0),
-    "rtx3090": (71.0, 36.0),
-}
-EFFICIENCY = 0.3  # share of the peak that is assumed; not measured
-HERE = "here"
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Multiply-accumulates a second, and where they come from."""
-
-    free: float
-    full: float
-    text: str
-
-
-# ---- rates ---------------------------------------------------------------------------------------------------------
-
-
-def rates_of(where: str, network: GraphNetwork, batch: int, products: str | None) -> Rates:
-    """Rates of a named GPU, from its peak; or measured here, where `network` is.
-
-    Raises:
-        ConfigError: a GPU that is not in the table.
-    """
-    if where != HERE:
-        half, full = lookup("--plan", where, GPUS)
-        free = half if products else full
-        text = f"{where}, {EFFICIENCY:.0%} of the dense peak assumed ({half:g} TFLOP/s bfloat16, {full:g} TF32)"
-        return Rates(free * 1e12 / 2 * EFFICIENCY, full * 1e12 / 2 * EFFICIENCY, text)
-    samples = min(batch, 32)
-    work = sweep_operations(network)
-    x = torch.zeros(samples, *SHAPE, device=network_device(network))
-    with torch.no_grad():
-        drive = network.drive(x)
-    start = network.initial_state(samples)
-
-    def sweeps(n: int, low: str | None) -> Callable[[], object]:
-        return lambda: eqprop.relax(network, start, drive, stop=eqprop.Sweeps(n), products=low)
-
-    # a difference: what a relaxation does once is left out
-    found = {}
-    for low in dict.fromkeys((None, products)):
-        times = medians({"two": sweeps(2, low), "six": sweeps(6, low)}, rounds=3, calls=1, warm_up=1)
-        found[low] = 4 * work * samples / max(times["six"] - times["two"], 1e-9)
-    device = network_device(network)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    shown = ", ".join(f"{rate / 1e9:,.0f} GMAC/s in {low or 'float32'}" for low, rate in found.items())
-    return Rates(
-        found[products], found[None], f"this machine ({name}), measured on sweeps of {samples} images: {shown}"
-    )
-
-
-def network_device(network: GraphNetwork) -> torch.device:
-    """Where the parameters are."""
-    return next(network.parameters()).device
+_LAUNCHES = 2e-4  # seconds; on a GPU a sweep of less is mostly the launch of its kernels, a few microseconds each
 
 
 def memory(network: GraphNetwork, preset: Preset, rule: eqprop.Rule, batch: int, images: int) -> dict[str, int]:
@@ -187,6 +127,11 @@ class Plan:
         )
         return self.train * self.seconds_a_sample + self.validation * check
 
+    @property
+    def seconds_a_sweep(self) -> float:
+        """Time of a sweep of the free phase on the batch of a process."""
+        return self.batch * self._seconds([(self.counts.sweep, not self.twin)])
+
     def _seconds(self, parts: Iterable[tuple[int, bool]]) -> float:
         return sum(work / (self.rates.free if low else self.rates.full) for work, low in parts) / self.processes
 
@@ -266,7 +211,7 @@ def make_plan(
     note = ""
     if products and not (ep and preset.contour == "centred" and preset.readout == "contrast"):
         note = "Not counted: the free phase ends with sweeps in float32, to tolerance, for its state is read itself."
-    return Plan(
+    plan = Plan(
         title=title,
         counts=counts,
         free=1 if twin else preset.free_sweeps,
@@ -284,6 +229,10 @@ def make_plan(
         bytes=memory(network, preset, rule, batch, 0 if dataset == "imagenet32" else images),
         note=note,
     )
+    if where == HERE or plan.seconds_a_sweep >= _LAUNCHES:
+        return plan
+    short = "So short a sweep is bound by the launch of its kernels: it will take several times this."
+    return dataclasses.replace(plan, note="\n".join(filter(None, (note, short))))
 
 
 def _big(n: float) -> str:
@@ -299,6 +248,6 @@ def _bytes(n: float) -> str:
 
 def _time(seconds: float) -> str:
     for unit, size in (("days", 86_400.0), ("h", 3_600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= 2 * size:
+        if seconds >= (2 * size if size > 1 else 1):
             return f"{seconds / size:.3g} {unit}"
     return f"{1e3 * seconds:.3g} ms"

@@ -199,11 +199,11 @@ def _resnet13(preset: Preset, classes: int, generator: torch.Generator | None) -
 
 _HOLOMORPHIC = "Laborieux & Zenke 2022, Table 2 (logs of three seeds)"
 _GENERALIZED = "Laborieux & Zenke 2024, Table 2"
-_WIDE: dict[str, Any] = {"channels": (128, 256, 512, 512), "half": True}
+_WIDE: dict[str, Any] = {"channels": (128, 256, 512, 512)}
 
 _generalized = Preset(
     name="generalized-2024",
-    **_WIDE,
+    **_WIDE, half=True,
     padding=(1, 1, 1, 0), pooling="soft", tied=False, feedback_angle=0.0, initializer="lecun_normal",
     beta=1.0, points=0, readout="tangent", free_sweeps=250, nudged_sweeps=40, homeostasis=15.0,
     epochs=150, batch_size=256, lr=(0.175, 0.105, 0.07, 0.056, 0.105, 0.07, 0.056, 0.035),
@@ -257,7 +257,7 @@ PRESETS = {
             },
             note="Laborieux & Zenke 2022: tied weights, N = 2, beta = 1. Sweeps here alternate, there they are "
             "synchronous; initial weights (lecun_normal), augmentation and the scale of the inputs (1.5 standard "
-            "deviations) are those of the authors' later code, where the source is open.",
+            "deviations) are those of the authors' later code, where the source is open; the decay also shrinks biases.",
         ),
         _generalized,
         dataclasses.replace(
@@ -276,7 +276,7 @@ PRESETS = {
         ),
         Preset(
             name="comparative-2023",
-            **_WIDE,
+            **_WIDE, half=True,
             pooling="max", outside=False, cost="squared-error", activation="hard_sigmoid", output_activation="linear",
             gain=0.5, beta=0.25, free_sweeps=60, nudged_sweeps=15,
             epochs=100, batch_size=128, lr=(0.0625, 0.0375, 0.025, 0.02, 0.0125), last_lr=2e-6, weight_decay=3e-4,

@@ -144,7 +144,8 @@ def _blocks(network: Network) -> dict[tuple[int, int], Tensor] | None:
     blocks = network.jacobian_blocks().items()
     if not all(isinstance(c, DenseConnection) for _, (c, _) in blocks):
         return None
-    return {ends: (c.weight.mT if transposed else c.weight).detach().double() for ends, (c, transposed) in blocks}
+    operands = {ends: (c.operand(back=transposed), transposed) for ends, (c, transposed) in blocks}
+    return {ends: (w.mT if transposed else w).detach().double() for ends, (w, transposed) in operands.items()}
 
 
 def _closed_form(

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from eqprop._errors import ConfigError
 from eqprop._initializers import initial_weight
 
 Shape = tuple[int, ...]
@@ -61,14 +60,26 @@ class Connection(nn.Module):
     holomorphic: bool = True
     reverse: bool = False
 
+    def operand(self, back: bool) -> Tensor:
+        """What acts as the weight in the dynamics: the parameter, which a chip overrides by what its cells really do.
+
+        ``back``: on the way from head to tail, which on a chip may have other gains. Gradients always go to ``weight``.
+        """
+        return self.weight
+
     def products(self, precision: torch.dtype | None = None, paired: bool = False) -> Products:
         """Both products, in another precision where one is given, on stacked real pairs where ``paired``."""
         raise NotImplementedError
 
-    def tangents(self, tail: Tensor, head: Tensor, precision: torch.dtype | None = None) -> Tangents:
-        """The Jacobian at a state, prepared for many vectors; their batch may hold several copies of the state's."""
-        ahead, back = self.products(precision)
-        return Tangents(ahead, back, None)
+    def tangents(
+        self, tail: Tensor, head: Tensor, precision: torch.dtype | None = None, transposed: bool = False
+    ) -> Tangents:
+        """The Jacobian at a state, prepared for many vectors; their batch may hold several copies of the state's.
+
+        Where ``transposed``, what acts on the way back takes the place of what acts on the way there, and the other way
+        round: the transposes of the two products, which are the products themselves where the ways are alike.
+        """
+        raise NotImplementedError
 
     def phi(self, tail: Tensor, head: Tensor) -> Tensor:
         """``s_head . f(s_tail)`` a sample, ``[batch]``."""
@@ -146,12 +157,22 @@ class DenseConnection(Connection):
         self._tail, self._head = tail, head
 
     def products(self, precision: torch.dtype | None = None, paired: bool = False) -> Products:
+        return self._products(precision, swapped=False)
+
+    def _products(self, precision: torch.dtype | None, swapped: bool) -> Products:
         return Products(
-            _dense_product(self.weight.mT, precision, self._head), _dense_product(self.weight, precision, self._tail)
+            _dense_product(self.operand(back=swapped).mT, precision, self._head),
+            _dense_product(self.operand(back=not swapped), precision, self._tail),
         )
 
+    def tangents(
+        self, tail: Tensor, head: Tensor, precision: torch.dtype | None = None, transposed: bool = False
+    ) -> Tangents:
+        ahead, back = self._products(precision, swapped=transposed)
+        return Tangents(ahead, back, None)
+
     def phi(self, tail: Tensor, head: Tensor) -> Tensor:
-        return (head.flatten(1) * torch.matmul(tail.flatten(1), self.weight.mT)).sum(-1)
+        return (head.flatten(1) * torch.matmul(tail.flatten(1), self.operand(back=False).mT)).sum(-1)
 
     def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
         tail, head = tail.flatten(1), head.flatten(1)
@@ -185,9 +206,3 @@ def _dense_product(operand: Tensor, precision: torch.dtype | None, shape: Shape)
         return z.add_(product) if owned else z + product
 
     return add_shaped
-
-
-def require_shape(condition: bool, key: str, message: str) -> None:
-    """Raises ``ConfigError`` about a connection unless the condition holds."""
-    if not condition:
-        raise ConfigError(f"connection {key}: {message}")

@@ -44,10 +44,9 @@ class _Spatial:
                 raise ConfigError(
                     f"connection {self.pre}-{self.post}: got {name}={value!r}, needed a whole number from {least} on"
                 )
-        if not (math.isfinite(self.temperature) and self.temperature > 0.0):
-            raise ConfigError(
-                f"connection {self.pre}-{self.post}: got temperature={self.temperature}, needed a number above 0"
-            )
+        t = self.temperature
+        if isinstance(t, bool) or not isinstance(t, int | float) or not (math.isfinite(t) and t > 0.0):
+            raise ConfigError(f"connection {self.pre}-{self.post}: got temperature={t!r}, needed a number above 0")
 
     def spec(self) -> dict[str, Any]:
         """JSON-serialisable description; the class with its items less ``type`` gives the connection back."""
@@ -211,11 +210,16 @@ class ConvConnection(Connection):
         return [(rows, columns) for rows in places for columns in places]
 
     def _convolutions(
-        self, precision: torch.dtype | None
+        self, precision: torch.dtype | None, swapped: bool = False
     ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """``C`` and ``C^T``; the operand is prepared once for both, results come in the precision of the argument."""
-        kernel = self._kernel(self.weight)
+        """``C`` and ``C^T``, results in the precision of the argument; an operand of both is prepared once."""
+        there, return_path = self.operand(back=swapped), self.operand(back=not swapped)
+        kernel = self._kernel(there)
         low = kernel if precision is None else kernel.to(precision)
+        low_back = low
+        if return_path is not there:
+            kernel_back = self._kernel(return_path)
+            low_back = kernel_back if precision is None else kernel_back.to(precision)
         stride, padding, rest = self._stride, self.geometry.padding, self._rest
 
         def ahead(s: Tensor) -> Tensor:
@@ -223,10 +227,15 @@ class ConvConnection(Connection):
 
         def back(s: Tensor) -> Tensor:
             return functional.conv_transpose2d(
-                s.to(low.dtype), low, stride=stride, padding=padding, output_padding=rest
+                s.to(low_back.dtype), low_back, stride=stride, padding=padding, output_padding=rest
             ).to(s.dtype)
 
         return ahead, back
+
+    @property
+    def _two_ways(self) -> bool:
+        """Whether something else acts on the way back than on the way there."""
+        return self.operand(back=False) is not self.operand(back=True)
 
     def _pooling(self, paired: bool = False) -> Callable[[Tensor], Pooled]:
         g = self.geometry
@@ -250,11 +259,15 @@ class ConvConnection(Connection):
 
         return Products(add_ahead, add_back)
 
-    def tangents(self, tail: Tensor, head: Tensor, precision: torch.dtype | None = None) -> Tangents:
-        ahead, back = self._convolutions(precision)
+    def tangents(
+        self, tail: Tensor, head: Tensor, precision: torch.dtype | None = None, transposed: bool = False
+    ) -> Tangents:
+        ahead, back = self._convolutions(precision, swapped=transposed)
         if self.linear:
             return Tangents(_adds(ahead), _adds(back), None)
-        pooled = _Copies(self._pooling()(ahead(tail)))
+        # windows are decided on the way there
+        there = self._convolutions(precision)[0] if transposed and self._two_ways else ahead
+        pooled = _Copies(self._pooling()(there(tail)))
         curved = None
         if self.geometry.pooling == "soft":
 
@@ -292,7 +305,8 @@ class ConvConnection(Connection):
         ahead, _ = self._convolutions(None)
         pooled = self._pooling()(ahead(tail))
         self._add(self._weight_gradient(direction, pooled.transpose(head)))
-        bend = pooled.curvature(ahead(direction), head)  # W also decides where in a window the head acts
+        along = self._convolutions(None, swapped=True)[0] if self._two_ways else ahead
+        bend = pooled.curvature(along(direction), head)  # W also decides where in a window the head acts
         if bend is not None:
             self._add(self._weight_gradient(tail, bend))
 

@@ -71,7 +71,7 @@ class Cost:
             if low < 0 or high >= classes:
                 raise DataError(
                     f"labels: got values from {low} to {high}, needed 0 to {classes - 1} for {classes} outputs; "
-                    f"relabel the data or build the network with {high + 1} outputs"
+                    f"relabel the data{f' or build the network with {high + 1} outputs' if low >= 0 else ''}"
                 )
         return (y[:, None] == torch.arange(classes, device=y.device)).to(like.dtype)
 

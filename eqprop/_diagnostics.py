@@ -65,7 +65,7 @@ def compare_gradients(network: Network, rule: Rule, reference: Rule, x: Tensor, 
 
 
 def compare_layers(network: Network, rule: Rule, reference: Rule, x: Tensor, y: Tensor) -> dict[str, GradientMatch]:
-    """Agreement per layer: all parameters of the connections into a layer and its bias, as one vector.
+    """Agreement per layer, in their order: all parameters of the connections into a layer and its bias, as one vector.
 
     A tied connection counts to the layer that it was declared to enter.
     """
@@ -75,9 +75,10 @@ def compare_layers(network: Network, rule: Rule, reference: Rule, x: Tensor, y: 
         parts = name.split(".")
         layer = parts[1].split("-")[-1] if parts[0] in ("connections", "biases") else parts[0]
         layers.setdefault(layer, []).append(name)
+    order = {name: index for index, name in enumerate(network.names)}  # the readout after them
     return {
         layer: match(*(torch.cat([d[n].double().flatten() for n in names]) for d in (g, t)))
-        for layer, names in layers.items()
+        for layer, names in sorted(layers.items(), key=lambda item: order.get(item[0], len(order)))
     }
 
 

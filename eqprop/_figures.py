@@ -162,25 +162,28 @@ def _weights_from_input(network: nn.Module, layer: str | None) -> Tensor:
 def relaxation(phases: Mapping[str, tuple[Any, Any]], tol: float | None = None, title: str | None = None) -> Figure:
     """Energy and residual along the phases of a relaxation.
 
-    Energies are drawn as the height above the end of their phase, which falls to nothing as a phase settles.
+    Energies are drawn as the distance from the end of their phase, which falls to nothing as a phase settles (from
+    above, but for nudges that are not minimised exactly); without any energy there is one panel, the residuals.
 
     Args:
         phases: name -> (energy, residual), each [sweeps] or [sweeps, batch] (mean, and thin the worst sample), or
             None where there is none. The first is the free phase; each nudged one starts from its end.
         tol: tolerance to mark in the residuals.
     """
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    energy_axes, residual_axes = figure.subplots(1, 2)
+    panels = 2 if any(energy is not None for energy, _ in phases.values()) else 1
+    figure = Figure(figsize=(8 if panels == 2 else 5.6, 3.5), layout="constrained")
+    *energy_axes, residual_axes = figure.subplots(1, panels, squeeze=False)[0]
     start = 0
     for index, (name, (energy, residual)) in enumerate(phases.items()):
         colour = _CYCLE[index % len(_CYCLE)]
-        for axes, values, height in ((energy_axes, energy, True), (residual_axes, residual, False)):
+        drawn = [(axes, energy, True) for axes in energy_axes] + [(residual_axes, residual, False)]
+        for axes, values, distance in drawn:
             if values is None:
                 continue
             series = _array(values)
             series = series[:, None] if series.ndim == 1 else series
-            if height:
-                series = (series - series[-1])[:-1]
+            if distance:
+                series = np.abs(series - series[-1])[:-1]
             sweeps = start + np.arange(1, len(series) + 1)
             mean, worst = series.mean(axis=1), series.max(axis=1)
             axes.plot(sweeps, _positive(mean), color=colour, marker="o", markersize=2.5, label=name)
@@ -188,8 +191,8 @@ def relaxation(phases: Mapping[str, tuple[Any, Any]], tol: float | None = None, 
                 axes.plot(sweeps, _positive(worst), color=colour, linewidth=0.9, alpha=0.5)
         if index == 0:
             start = max(len(_array(v)) for v in (energy, residual) if v is not None)
-    labels = ("energy above the phase's end", "residual  max |update(s) − s|")
-    for axes, label in zip((energy_axes, residual_axes), labels, strict=True):
+    labels = [*["|energy − that of the phase's end|"][: len(energy_axes)], "residual  max |update(s) − s|"]
+    for axes, label in zip((*energy_axes, residual_axes), labels, strict=True):
         axes.set_xlabel("sweep")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -204,7 +207,7 @@ def relaxation(phases: Mapping[str, tuple[Any, Any]], tol: float | None = None, 
         [*handles, Line2D([], [], color=GREY, linewidth=0.9)],
         [*names, "thin: the worst sample"],
         loc="outside lower center",
-        ncols=5,
+        ncols=panels + 1,  # more would not fit between the edges
         frameon=False,
     )
     if title:

@@ -158,7 +158,7 @@ class GraphNetwork(Network):
         for key, tail, head, ahead, back in self._edges:
             if tail == -1:
                 continue
-            tangents = self.connection(key).tangents(state[tail], state[head], precision)
+            tangents = self.connection(key).tangents(state[tail], state[head], precision, transpose)
             if back if transpose else ahead:
                 incoming[head].append((tail, tangents.ahead))
             if ahead if transpose else back:
@@ -345,7 +345,7 @@ class GraphNetwork(Network):
             input_shape: ``(channels, height, width)`` of the clamped input.
             channels: of each convolutional layer.
             units: of the dense layers on top, the last of which is the output; none where a ``readout`` reads the last
-                convolutional layer.
+                convolutional layer, or where that layer itself is the output.
             kernel, stride, padding, pooling: see ``eqprop.Conv``; one for all convolutional layers, or one each.
             pool: side of the pooling window.
             activation, output_activation, readout, generator, dtype: as of ``mlp``.

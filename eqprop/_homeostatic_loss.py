@@ -43,7 +43,7 @@ def exact_loss(network: GraphNetwork, slopes: State | None, rate: float, terms: 
     blocks = network.jacobian_blocks()
     norm = symmetry = network.biases[network.names[0]].new_zeros(())
     for (post, pre), (connection, transposed) in blocks.items():
-        w = connection.weight
+        w = connection.operand(back=transposed)
         if slopes is not None and not isinstance(connection, DenseConnection):
             raise ConfigError(NO_CLOSED_FORM)
         own = _metric(connection, w) if slopes is None else w * _squares(slopes[pre], transposed)
@@ -52,7 +52,8 @@ def exact_loss(network: GraphNetwork, slopes: State | None, rate: float, terms: 
         if (pre, post) in blocks:
             partner = blocks[pre, post]
             # the transpose of the partner's block, in the shape of this weight
-            other = partner.connection.weight if partner.transposed != transposed else partner.connection.weight.mT
+            facing = partner.connection.operand(back=partner.transposed)
+            other = facing if partner.transposed != transposed else facing.mT
             if not _comparable(blocks[post, pre], partner):
                 raise ConfigError(
                     "estimator: 'exact' compares a Dense with a Dense, or a Conv with a ConvTranspose of its settings; "
@@ -66,7 +67,8 @@ def exact_loss(network: GraphNetwork, slopes: State | None, rate: float, terms: 
             symmetry = symmetry - (w * mixed).sum()
             gradient = gradient - terms[1] * mixed
         if rate != 0.0:
-            w.grad = rate * gradient if w.grad is None else w.grad.add_(gradient, alpha=rate)
+            weight = connection.weight
+            weight.grad = rate * gradient if weight.grad is None else weight.grad.add_(gradient, alpha=rate)
     return HomeostaticLoss(norm, symmetry)
 
 

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from eqprop._checkpoints import atomic_write
-from eqprop._errors import ConfigError
+from eqprop._errors import ConfigError, RunFolderError
 from eqprop._imagenet32 import BATCHES, FOLDERS, MAP
 from eqprop._names import lookup
 
 FORMS = ("pickle", "npz")
+_NAME = "generated_class_"  # of classes, in map_clsloc.txt
 
 
 def generate_imagenet32(
@@ -49,7 +50,7 @@ def generate_imagenet32(
 
     Raises:
         ConfigError: an unknown form, or a number out of range.
-        RunFolderError: the folder cannot be written.
+        RunFolderError: the folder cannot be written, or holds such files that were not generated.
 
     Source: the layout of Chrabaszcz et al. 2017; the images are drawn.
     """
@@ -64,6 +65,9 @@ def generate_imagenet32(
     if not noise >= 0:
         raise ConfigError(f"noise: got {noise}, needed at least 0")
     root = Path(folder).expanduser()
+    lines = "".join(f"n{i:08d} {i} {_NAME}{i}\n" for i in range(1, classes + 1))
+    _refuse_to_replace(root)
+    atomic_write(root / MAP, lines.encode(), "the names of the classes")  # first: it tells what the files are
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(classes, 3, 4, 4, generator=generator)
     patterns = functional.interpolate(coarse, size=(40, 40), mode="bilinear", align_corners=True)
@@ -87,9 +91,20 @@ def generate_imagenet32(
             np.savez(buffer, data=data, labels=np.asarray(labels), **extra)
             content = buffer.getvalue()
         atomic_write(path, content, "a generated batch")
-    lines = "".join(f"n{i:08d} {i} generated_class_{i}\n" for i in range(1, classes + 1))
-    atomic_write(root / MAP, lines.encode(), "the names of the classes")
     return root
+
+
+def _refuse_to_replace(root: Path) -> None:
+    """Raises RunFolderError where there are files of the release that this module did not write."""
+    try:
+        if _NAME in (root / MAP).read_text(encoding="utf-8", errors="replace"):
+            return
+    except OSError:
+        pass
+    names = [MAP, "val_data*", "train_data_batch_*", *(name for form in FOLDERS.values() for name in form.values())]
+    found = next((path.name for name in names for path in root.glob(name)), None)
+    if found:
+        raise RunFolderError(f"{root}: got {found}, which was not generated and stays; needed a folder without it")
 
 
 def _draw(patterns: Tensor, n: int, noise: float, generator: torch.Generator) -> tuple[np.ndarray, list[int]]:

@@ -400,17 +400,19 @@ class Network(System, nn.Module):
         )
 
     def clamped(self, x: Tensor) -> Tensor:
-        """``x`` in the network's dtype and shape.
+        """``x`` in the network's dtype and shape: images go flat into a flat input, and flat rows into one of images.
 
         Raises:
-            DataError: wrong shape or type, or (on the CPU) values that are not finite.
+            DataError: wrong shape (as height, width, channels) or type, or (on the CPU) values that are not finite.
         """
         if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
             got = x.dtype if isinstance(x, Tensor) else type(x).__name__
             raise DataError(f"input: got {got}, needed a floating-point tensor; for images write images.float() / 255")
         dtype = next(self.parameters()).dtype
         if x.dim() == 0 or x.shape[1:] != self.input_shape:
-            if x.dim() < 2 or math.prod(x.shape[1:]) != math.prod(self.input_shape):
+            # of as many values, but in another order: a reshape would scramble the images
+            reordered = x.dim() > 2 and len(self.input_shape) > 1 and _long(x.shape[1:]) != _long(self.input_shape)
+            if x.dim() < 2 or math.prod(x.shape[1:]) != math.prod(self.input_shape) or reordered:
                 raise DataError(f"input: got shape {tuple(x.shape)}, needed [batch, {_by(self.input_shape)}]")
             x = x.reshape(x.shape[0], *self.input_shape)
         if x.device.type == "cpu" and not math.isfinite(float(x.detach().sum())):
@@ -429,6 +431,11 @@ def add_gradient_of(total: Tensor, module: nn.Module) -> None:
     for p, g in zip(parameters, gradients, strict=True):
         if g is not None:
             p.grad = g if p.grad is None else p.grad.add_(g)
+
+
+def _long(shape: tuple[int, ...]) -> list[int]:
+    """Without dimensions of size 1, which a reshape may add or leave out."""
+    return [n for n in shape if n != 1]
 
 
 def _by(shape: tuple[int, ...]) -> str:

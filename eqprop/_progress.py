@@ -1,14 +1,19 @@
-"""What a training run shows while it goes: a bar with rate and figures, and one line an epoch, on standard error."""
+"""What a training run shows while it goes, on standard error: a bar with rate and figures, and one line an epoch.
+
+Where standard error is no terminal (a batch job's log) there is no bar, but a line every ten minutes.
+"""
 
 from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Callable, Mapping
 
 from tqdm import tqdm
 
 _EVERY_SECONDS = 0.5  # by time: reading the figures waits for the device
+_LINE_SECONDS = 600.0
 
 
 class Progress:
@@ -22,6 +27,8 @@ class Progress:
 
     def __init__(self, shown: bool, epochs: int, steps_per_epoch: int, step: int) -> None:
         self._shown, self._epochs, self._looked = shown, epochs, 0.0
+        self._total, self._begin, self._first = epochs * steps_per_epoch, time.monotonic(), step
+        self._line = self._begin
         self._bar = tqdm(
             total=epochs * steps_per_epoch,
             initial=step,
@@ -32,12 +39,25 @@ class Progress:
 
     def step(self, now: float, step: int, epoch: int, peek: Callable[[], tuple[float, float]]) -> None:
         """After a step, at the time `now` in seconds; `peek` reads mean loss and error of the epoch so far."""
-        if self._bar.disable or now - self._looked <= _EVERY_SECONDS:
+        if self._bar.disable:
+            self._write_line(step, epoch, peek)
+            return
+        if now - self._looked <= _EVERY_SECONDS:
             return
         self._looked = now
         loss, error = peek()
         self._bar.set_postfix_str(f"epoch {epoch}/{self._epochs}, loss {loss:.4f}, error {error:.2%}", False)
         self._bar.update(step - self._bar.n)
+
+    def _write_line(self, step: int, epoch: int, peek: Callable[[], tuple[float, float]]) -> None:
+        now = time.monotonic()
+        if not self._shown or now - self._line < _LINE_SECONDS:
+            return
+        self._line = now
+        loss, error = peek()
+        left = tqdm.format_interval((now - self._begin) * (self._total - step) / max(step - self._first, 1))
+        text = f"step {step}/{self._total}, epoch {epoch}/{self._epochs}, loss {loss:.4f}, error {error:.2%}"
+        tqdm.write(f"{text}, {left} left", file=sys.stderr)
 
     def epoch(self, step: int, epoch: int, metrics: Mapping[str, float], output: str | None) -> None:
         """One line; `output` is the name of the output layer."""

@@ -146,6 +146,32 @@ def test_an_empty_batch_is_refused(rule: str) -> None:
     assert_grad_is(net, kept)
 
 
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (2, 8, 24), (2, 3, 64), (2, 8, 3, 8)])
+def test_images_in_another_order_are_refused_and_not_reshaped(shape: tuple[int, ...]) -> None:
+    net = HopfieldNetwork.cnn((3, 8, 8), 4, units=(2,))
+    refused(DataError, r"needed \[batch, 3, 8, 8\]", lambda: net.predict(torch.rand(shape)))
+
+
+def test_images_that_lack_nothing_but_dimensions_are_taken() -> None:
+    colour, grey = HopfieldNetwork.cnn((3, 8, 8), 4, units=(2,)), HopfieldNetwork.cnn((1, 8, 8), 4, units=(2,))
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(colour.predict(x.flatten(1)), colour.predict(x))
+    torch.testing.assert_close(grey.predict(x[:, 0]), grey.predict(x[:, :1]))
+
+
+@pytest.mark.parametrize(("label", "advice"), [(-1, "relabel the data$"), (7, "with 8 outputs$")])
+def test_labels_out_of_range_come_with_advice_that_works(label: int, advice: str) -> None:
+    net = HopfieldNetwork.mlp(4, 3, 2)
+    y = torch.tensor([0, label])
+    refused(DataError, advice, lambda: EquilibriumPropagation().backward(net, torch.rand(2, 4), y))
+
+
+@pytest.mark.parametrize("temperature", [0.0, math.nan, True, "1"])
+def test_a_temperature_that_cannot_be_is_refused(temperature: Any) -> None:
+    text = "needed a number above 0"
+    refused(ConfigError, text, lambda: eqprop.Conv("a", "b", pooling="soft", temperature=temperature))
+
+
 def test_finite_inputs_with_an_infinite_sum_are_accepted() -> None:
     net = network("chain-tanh", dtype=torch.float32)
     assert bool(torch.isfinite(net.predict(torch.full((4, 5), 3e38), stop=Sweeps(2))).all())

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from benchmarks import _common, mnist, table
 from eqprop._data import load_dataset
@@ -186,6 +187,23 @@ def _history(epochs: int) -> History:
     return history
 
 
+@pytest.mark.parametrize("has_energy", [True, False])
+def test_the_legend_of_a_relaxation_fits_into_the_figure(has_energy: bool) -> None:
+    falling = np.geomspace(1.0, 1e-6, 12)[:, None] * np.ones(4)
+    both = (falling if has_energy else None, falling)
+    figure = relaxation({name: both for name in ("free", "nudged, β = 0.5", "nudged, β = −0.5")}, tol=1e-3)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn, whole = figure.legends[0].get_window_extent(canvas.get_renderer()), figure.bbox
+    assert whole.x0 <= drawn.x0 and drawn.x1 <= whole.x1 and whole.y0 <= drawn.y0
+
+
+def test_an_energy_that_rises_towards_its_end_is_drawn_too() -> None:
+    rising = -np.geomspace(1.0, 1e-6, 12)
+    line = relaxation({"free": (rising, -rising)}).axes[0].get_lines()[0]
+    assert np.isfinite(np.asarray(line.get_ydata(), dtype=float)).all()
+
+
 def test_figures_draw_and_refuse_what_they_cannot_show(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {})
     generator = np.random.default_rng(0)
@@ -198,11 +216,12 @@ def test_figures_draw_and_refuse_what_they_cannot_show(tmp_path: Path) -> None:
         "fields": receptive_fields(generator.normal(size=(30, 784)), "hidden1"),
         "oblong": receptive_fields(torch.ones(3, 12), shape=(3, 4)),
         "relaxation": relaxation({"free": (falling, falling), "nudged": (None, falling[:, 0])}, tol=1e-3),
+        "field": relaxation({"free": (None, falling)}),
         "still": relaxation({"free": (np.zeros(4), np.zeros(4))}),
         "bars": gradient_alignment({"hidden1": 0.99, "output": -0.2}),
         "lines": gradient_alignment({"hidden1": [0.9, 0.99], "output": [0.5, 0.7]}),
     }
-    assert [len(figures[name].axes) for name in ("curves", "asymmetry")] == [2, 3]
+    assert [len(figures[name].axes) for name in ("curves", "asymmetry", "relaxation", "field")] == [2, 3, 2, 1]
     for name, figure in figures.items():
         assert run.save_figure(name, figure).stat().st_size > 5000
     for bad in (

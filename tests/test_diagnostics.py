@@ -84,7 +84,8 @@ def test_compare_layers_gathers_a_layer_with_all_that_enters_it(device: torch.de
 
 def test_compare_layers_names_the_readout(device: torch.device) -> None:
     net = network("readout", device)
-    assert "readout" in eqprop.compare_layers(net, RULE, TRUTH, inputs(net, 4, device), labels(4, 3, device))
+    found = eqprop.compare_layers(net, RULE, TRUTH, inputs(net, 4, device), labels(4, 3, device))
+    assert list(found) == [*net.names, "readout"]
 
 
 TIED_SMOOTH = ["chain-sigmoid", "chain-tanh", "chain-dsilu", "triangle", "same-parity-skip", "readout"]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks import _common, imagenet32_data
 from eqprop import _image_cache_writer, _imagenet32
-from eqprop._errors import ConfigError, DataError
+from eqprop._errors import ConfigError, DataError, RunFolderError
 from eqprop._image_cache import open_cache
 from eqprop._imagenet32 import cached_imagenet32, find_official, load_imagenet32, read_batch, read_classes
 from eqprop._imagenet_folder import convert_imagenet_folder, small
@@ -532,6 +532,21 @@ def test_generated_classes_can_be_learnt(tmp_path: Path) -> None:
 def test_bad_settings_of_generated_files_are_named(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         generate(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", ["val_data", "train_data_batch_3", "val_data.npz", "map_clsloc.txt"])
+@pytest.mark.parametrize("form", ["pickle", "npz"])
+def test_files_that_were_not_generated_are_never_replaced(tmp_path: Path, name: str, form: str) -> None:
+    (tmp_path / name).write_text("n02119789 1 kit_fox")
+    with pytest.raises(RunFolderError, match=f"got {name}, which was not generated"):
+        generate(tmp_path, form)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_generated_files_are_replaced_by_others(tmp_path: Path) -> None:
+    generate(tmp_path, seed=1)
+    before = (tmp_path / "val_data").read_bytes()
+    assert (generate(tmp_path, seed=2) / "val_data").read_bytes() != before
 
 
 # ---- full-size images ----------------------------------------------------------------------------------------------

@@ -170,7 +170,7 @@ def test_every_rule_trains_and_reports_beside_what_was_published(
         figures |= {"relaxation", "gradient_alignment"}
     assert {path.stem for path in (out / "figures").iterdir()} == figures
     network: Any = eqprop.load(out)
-    assert network.shapes == ((16, 16, 16), (32, 8, 8), (64, 4, 4))
+    assert network.shapes == ((32, 16, 16), (64, 8, 8))
 
 
 def test_training_learns_the_colours(cifar: Path, tmp_path: Path) -> None:
@@ -256,6 +256,17 @@ def test_torchrun_trains_on_two_processes(imagenet: dict[str, Path], tmp_path: P
     assert summary_of(out)["command"].startswith("torchrun --nproc-per-node=2 -m benchmarks.imagenet32")
 
 
+def test_a_reader_who_has_read_enough_leaves_no_traceback() -> None:
+    end, start = os.pipe()
+    os.close(end)
+    words = ["-m", "benchmarks.cifar10", "--plan", "h100", "--threads", "1"]
+    with os.fdopen(start, "w") as closed:
+        done = subprocess.run(
+            [sys.executable, "-u", *words], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=120, cwd=ROOT
+        )
+    assert done.returncode == 141 and done.stderr == ""
+
+
 def test_a_published_preset_says_what_was_reached_and_what_this_run_does_otherwise(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -271,12 +282,15 @@ def test_a_published_preset_says_what_was_reached_and_what_this_run_does_otherwi
 
 
 def test_half_precision_is_the_default_of_its_presets_on_a_gpu_alone() -> None:
-    arguments = cifar10.options().parse_args(["--preset", "holomorphic-2022"])
+    arguments = cifar10.options().parse_args(["--preset", "comparative-2023"])
     found = {d: _image_run.make_config(arguments, torch.device(d)).products for d in ("cpu", "cuda")}
     assert found == {"cpu": None, "cuda": "bfloat16"}
     arguments = cifar10.options().parse_args(["--bf16"])
     assert _image_run.make_config(arguments, torch.device("cpu")).products == "bfloat16"
-    arguments = cifar10.options().parse_args(["--preset", "holomorphic-2022", "--no-bf16"])
+    arguments = cifar10.options().parse_args(["--preset", "generalized-2024", "--rule", "backprop"])
+    twin = _image_run.make_config(arguments, torch.device("cuda"))
+    assert twin.products is None and twin.record()["homeostasis"] == 0
+    arguments = cifar10.options().parse_args(["--preset", "comparative-2023", "--no-bf16"])
     assert _image_run.make_config(arguments, torch.device("cuda")).products is None
 
 
@@ -285,7 +299,7 @@ def test_half_precision_is_the_default_of_its_presets_on_a_gpu_alone() -> None:
     [
         (["--preset", "smal"], "did you mean 'small'"),
         (["--lr", "0.1,fast"], "--lr: got '0.1,fast'"),
-        (["--lr", "0.1,0.1"], "learning rates: got 2, needed 1 or 4"),
+        (["--lr", "0.1,0.1,0.1,0.1"], "learning rates: got 4, needed 1 or 3"),
         (["--lr", "0"], "--lr: got (0.0,)"),
         (["--beta", "0"], "--beta: got 0.0"),
         (["--beta", "nan"], "--beta: got nan"),
@@ -302,6 +316,10 @@ def test_half_precision_is_the_default_of_its_presets_on_a_gpu_alone() -> None:
         (["--cuda-graph"], "--cuda-graph: got it on cpu"),
         (["--device", "warp"], "--device: got 'warp'"),
         (["--seeds", "0"], "--seeds: got 0"),
+        (["--rule", "bptt", "--beta", "0.1"], "--beta: got it with --rule bptt"),
+        (["--rule", "rbp", "--points", "4"], "--points: got it with --rule rbp"),
+        (["--rule", "backprop", "--bf16"], "--bf16: got it with --rule backprop"),
+        (["--preset", "small-untied", "--rule", "backprop", "--homeostasis", "4"], "--homeostasis: got it with"),
         (["--plan", "h10"], "did you mean 'h100'"),
         (["--data", "/nowhere"], "cifar10_subset.npz"),
         (["--weight-decay", "-1"], "--weight-decay: got -1.0"),

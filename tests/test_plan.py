@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import _common, _image_run, cifar10, imagenet32
+from benchmarks import _common, _image_run, _plan, cifar10, imagenet32
 from benchmarks._counting import operations, peak_bytes, sweep_operations, with_sweeps
-from benchmarks._plan import EFFICIENCY, GPUS, IMAGES, make_plan
+from benchmarks._plan import IMAGES, make_plan
 from benchmarks._presets import PRESETS, Preset
+from benchmarks._rates import EFFICIENCY, GPUS
+from eqprop import _homeostasis
 
 BATCH = 12
 SMALL: dict[str, Any] = {"channels": (4, 6, 8), "free_sweeps": 12, "nudged_sweeps": 5, "tol": None, "batch_size": BATCH}
@@ -112,6 +114,14 @@ def test_memory_has_every_part_and_grows_with_the_batch_and_the_points() -> None
     assert points.bytes["nudged phases, stacked"] > 1.5 * plan.bytes["nudged phases, stacked"]
 
 
+def test_memory_of_homeostasis_is_that_of_the_batch_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    name, preset = "homeostasis", dataclasses.replace(UNTIED, pooling="soft", homeostasis=1.0, batch_size=24)
+    together = plan_of(preset).bytes[name]
+    units = sum(math.prod(shape) for shape in preset.build(10).shapes)
+    monkeypatch.setattr(_homeostasis, "_TOGETHER", 5 * 20 * units)  # samples whose probes go together
+    assert plan_of(preset).bytes[name] < 0.5 * together
+
+
 def test_time_of_a_named_gpu_is_work_over_the_stated_share_of_its_peak() -> None:
     plan = plan_of(PRESETS["holomorphic-2022"], products="bfloat16")
     half, full = (1e12 / 2 * EFFICIENCY * peak for peak in GPUS["h100"])
@@ -121,6 +131,16 @@ def test_time_of_a_named_gpu_is_work_over_the_stated_share_of_its_peak() -> None
     assert halved.seconds_an_epoch == pytest.approx(plan.seconds_an_epoch / 2)
     images, _, held = IMAGES["cifar10"]
     assert plan.epoch == (images - held) * plan.per_sample + held * plan.validation_per_sample
+
+
+def test_a_plan_says_where_kernel_launches_outweigh_products() -> None:
+    assert "launch of its kernels" in plan_of(PRESETS["small"]).note
+    assert "launch of its kernels" not in plan_of(PRESETS["holomorphic-2022"]).note
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.0123, "12.3 ms"), (1.2, "1.2 s"), (119, "119 s"), (5400, "90 min")])
+def test_times_are_told_in_a_unit_that_suits_them(seconds: float, text: str) -> None:
+    assert _plan._time(seconds) == text
 
 
 @pytest.mark.parametrize(
