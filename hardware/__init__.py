@@ -4,6 +4,10 @@ from hardware._ageing import Leak as Leak
 from hardware._ageing import LogRelaxation as LogRelaxation
 from hardware._ageing import PowerLawDrift as PowerLawDrift
 from hardware._ageing import TabulatedRelaxation as TabulatedRelaxation
+from hardware._cell_array import CellArray as CellArray
+from hardware._chip import Chip as Chip
+from hardware._converters import InputDac as InputDac
+from hardware._converters import OutputAdc as OutputAdc
 from hardware._curves import ClippedLog as ClippedLog
 from hardware._curves import InversePower as InversePower
 from hardware._curves import Polynomial as Polynomial
@@ -19,6 +23,9 @@ from hardware._device_table import device as device
 from hardware._devices import Device as Device
 from hardware._devices_reram import cmo_programming as cmo_programming
 from hardware._nodes import Nodes as Nodes
+from hardware._nudge_source import NudgeSource as NudgeSource
+from hardware._paths import Fluctuation as Fluctuation
+from hardware._paths import PathGains as PathGains
 from hardware._pulse_fits import fit_pulse_response as fit_pulse_response
 from hardware._pulse_response import PulseResponse as PulseResponse
 from hardware._resistive import ResistiveNetwork as ResistiveNetwork
@@ -30,6 +37,13 @@ from hardware._step_laws import PiecewiseStep as PiecewiseStep
 from hardware._step_laws import PowerStep as PowerStep
 from hardware._step_laws import SoftBounds as SoftBounds
 from hardware._step_laws import StepLaw as StepLaw
+from hardware._streams import SCOPES as SCOPES
+from hardware._streams import Streams as Streams
+from hardware._substrate import Substrate as Substrate
+from hardware._substrate import Timing as Timing
 from hardware._table_fits import device_from_levels as device_from_levels
 from hardware._table_fits import fit_drift as fit_drift
 from hardware._table_fits import fit_programming_noise as fit_programming_noise
+from hardware._thermal import ThermalNoise as ThermalNoise
+from hardware._write import WritePath as WritePath
+from hardware._write import WriteSettings as WriteSettings

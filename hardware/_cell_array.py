@@ -1,0 +1,112 @@
+"""Memory cells that hold weights, as settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from eqprop._errors import ConfigError
+from eqprop._names import lookup
+from hardware._device_checks import require_number, require_whole
+from hardware._device_table import device as device_named
+from hardware._devices import Device
+from hardware._printed import Printed
+from hardware._streams import require_scope
+from hardware._units import ROOM_TEMPERATURE_KELVIN
+
+_MAPPINGS = {"balanced": None, "one-sided": None}
+
+
+@dataclass(frozen=True, repr=False)
+class CellArray(Printed):
+    """Every weight is the difference of two cells, ``W = (g_plus - g_minus) / s``, ``s = (g_max - g_min) / w_max``.
+
+    A weight that changes is written again: its cells are programmed to their new targets, with a new error of the
+    write, and their clocks restart; cells whose target stays the same are left alone. The parameter of the network
+    stays what it was meant to be, as in a machine that keeps weights in digital memory too; for learning in the cells
+    themselves see ``Chip.write_path``. Biases and readouts are digital.
+
+    Attributes:
+        device: name (``hardware.DEVICES``) or ``Device``.
+        mapping: ``"balanced"``: ``g_plus, g_minus = middle +- s W / 2``; ``"one-sided"``: one of the two at ``g_min``,
+            the other carries ``s |W|``. A device whose pulses go one way needs ``"one-sided"``.
+        weight_range: ``w_max`` of all connections; None for ``headroom`` times the largest initial weight of each.
+        headroom: room for weights to grow; those beyond ``w_max`` are clipped.
+        g_min_siemens, g_max_siemens: another range than the device's; all its noise goes along.
+        levels: targets that a write can have, or None for those of the device.
+        programming, drift, read_noise: whether the device's own take part.
+        read_scope: when read noise is drawn: ``"phase"`` (each relaxation afresh, the slow part of the noise apart),
+            ``"sample"`` (one for all phases of a pass), ``"write"`` or ``"chip"``.
+        read_correlation: of scope ``"phase"``, between the phases of a pass, 0 to 1.
+        stuck_share: probability that a cell never moves, at a conductance anywhere in the range; None for the device's.
+        wire_ohms: of a wire between two cells. A cell that is ``n`` wires away from its two drivers acts with ``g / (1
+            + g n wire_ohms)``: its own current alone, a lower bound of the loss.
+
+    Raises:
+        ConfigError: impossible values, or a device that cannot be written.
+    """
+
+    device: str | Device = "pcm"
+    mapping: str = "balanced"
+    weight_range: float | None = None
+    headroom: float = 2.0
+    g_min_siemens: float | None = None
+    g_max_siemens: float | None = None
+    levels: int | None = None
+    programming: bool = True
+    drift: bool = True
+    read_noise: bool = True
+    read_scope: str = "phase"
+    read_correlation: float = 0.0
+    stuck_share: float | None = None
+    wire_ohms: float = 0.0
+
+    def __post_init__(self) -> None:
+        lookup("CellArray.mapping", self.mapping, _MAPPINGS)
+        if self.weight_range is not None:
+            require_number("CellArray.weight_range", self.weight_range, above=0.0)
+        require_number("CellArray.headroom", self.headroom, above=0.0)
+        require_scope("CellArray.read_scope", self.read_scope, ("chip", "write", "sample", "phase"))
+        most = 1.0 if self.read_scope == "phase" else 0.0
+        require_number("CellArray.read_correlation", self.read_correlation, least=0.0, most=most)
+        require_number("CellArray.wire_ohms", self.wire_ohms, least=0.0)
+        if self.stuck_share is not None:
+            require_number("CellArray.stuck_share", self.stuck_share, least=0.0, most=1.0)
+        if self.levels is not None:
+            require_whole("CellArray.levels", self.levels, 2)
+        made = self.resolved()
+        if made.formation is not None:
+            raise ConfigError(
+                f"CellArray: got device {made.name!r}, whose cells are made at random once, needed one that can be "
+                "written; write CellArray(device='pcm')"
+            )
+
+    def resolved(self) -> Device:
+        """The device with the changes that were asked for."""
+        made = device_named(self.device)
+        if self.g_min_siemens is not None or self.g_max_siemens is not None:
+            low = made.g_min_siemens if self.g_min_siemens is None else self.g_min_siemens
+            made = made.rescaled(low, made.g_max_siemens if self.g_max_siemens is None else self.g_max_siemens)
+        return replace(
+            made,
+            levels=made.levels if self.levels is None else self.levels,
+            programming=made.programming if self.programming else None,
+            ageing=made.ageing if self.drift else None,
+            reading=made.reading if self.read_noise else None,
+        )
+
+    @property
+    def changes_between_phases(self) -> bool:
+        """Whether two phases see different conductances."""
+        made = self.resolved()
+        if made.reading is None:
+            return made.ageing is not None
+        fresh = self.read_scope == "phase" and self.read_correlation < 1.0
+        return fresh or made.ageing is not None or made.reading.t_read_seconds is not None  # noise that grows
+
+    def check_temperature(self, kelvin: float) -> None:
+        """Raises ConfigError at another temperature than 300 K where the device is known only there."""
+        if kelvin != ROOM_TEMPERATURE_KELVIN:
+            made = self.resolved()
+            made.at_temperature(torch.tensor(made.g_max_siemens), kelvin)

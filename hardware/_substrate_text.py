@@ -1,0 +1,122 @@
+"""A substrate in words and numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hardware._device_text import describe as describe_device
+from hardware._units import ROOM_TEMPERATURE_KELVIN
+
+if TYPE_CHECKING:
+    from hardware._cell_array import CellArray
+    from hardware._converters import OutputAdc
+    from hardware._nudge_source import NudgeSource
+    from hardware._substrate import Substrate
+
+_SCOPES = {
+    "chip": "once a chip",
+    "write": "at each write",
+    "sample": "once a pass, shared by its phases",
+    "phase": "afresh in each phase",
+}
+
+
+def describe(substrate: Substrate) -> str:
+    """See ``Substrate.describe``."""
+    lines = []
+    if substrate.cells is not None:
+        lines += _cells(substrate.cells)
+    for f in substrate.fluctuations:
+        what = "conductances" if substrate.cells is not None else "weights"
+        lines.append(
+            f"{what} fluctuate by {_percent(f.relative_std)}, drawn {_SCOPES[f.scope]}{_correlated(f.correlation)}"
+        )
+    if (p := substrate.paths) is not None:
+        lines.append(
+            f"gains of the ways: ahead +-{_percent(p.ahead_std)}, back {p.back_gain:g} +-{_percent(p.back_std)} an "
+            f"amplifier and +-{_percent(p.cell_std)} a cell: no energy belongs to the dynamics"
+        )
+    if (dac := substrate.input_dac) is not None:
+        steps = "continuous" if dac.bits is None else f"{dac.bits} bits, steps of {_step(dac.low, dac.high, dac.bits)}"
+        noise = f", noise {dac.noise_std:g} a sample" if dac.noise_std else ""
+        lines.append(f"input converter: {steps} from {dac.low:g} to {dac.high:g}{noise}")
+    if substrate.adc is not None:
+        lines.append(_adc(substrate.adc))
+    if substrate.nudge is not None:
+        lines.append(_nudge(substrate.nudge))
+    if (thermal := substrate.thermal) is not None:
+        std = thermal.std_at(substrate.temperature_kelvin)
+        origin = ""
+        if thermal.capacitance_farads is not None:
+            origin = (
+                f" (kT/C at {substrate.temperature_kelvin:g} K and {thermal.capacitance_farads:g} F: "
+                f"{1e6 * std * thermal.volts_per_unit:.3g} uV)"
+            )
+        lines.append(
+            f"noise in each sweep: {std:.3g} of a unit of state{origin}, read as the mean of "
+            f"{thermal.window_sweeps} sweep{'s' * (thermal.window_sweeps > 1)}"
+        )
+    if substrate.changes_between_phases:
+        lines.append(
+            f"phases run one after another, {substrate.timing.phase_seconds:g} s each; a write takes "
+            f"{substrate.timing.write_seconds:g} s"
+        )
+    if substrate.temperature_kelvin != ROOM_TEMPERATURE_KELVIN:
+        lines.append(f"temperature: {substrate.temperature_kelvin:g} K")
+    return "\n".join(lines) or "ideal: no part disturbs anything"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _correlated(rho: float) -> str:
+    return f", correlation {rho:g} between phases" if rho else ""
+
+
+def _step(low: float, high: float, bits: int) -> str:
+    return f"{(high - low) / ((1 << bits) - 1):.3g}"
+
+
+def _cells(cells: CellArray) -> list[str]:
+    made = cells.resolved()
+    reach = f"{cells.headroom:g} times the largest initial one" if cells.weight_range is None else cells.weight_range
+    lines = [f"weights in {cells.mapping} pairs of cells, up to {reach}; biases and readout are digital"]
+    lines += ["  " + line for line in describe_device(made).splitlines()]
+    if made.reading is not None:
+        lines.append(f"  read noise is drawn {_SCOPES[cells.read_scope]}{_correlated(cells.read_correlation)}")
+    if cells.stuck_share is not None:
+        lines.append(f"  {_percent(cells.stuck_share)} of the cells are stuck, anywhere in the range")
+    if cells.wire_ohms:
+        loss = made.g_max_siemens * cells.wire_ohms
+        lines.append(
+            f"  wires: {cells.wire_ohms:g} ohm a cell, a loss of {_percent(loss)} of g_max for each on the way"
+        )
+    return lines
+
+
+def _adc(adc: OutputAdc) -> str:
+    bits = ", ".join(map(str, adc.bits)) if isinstance(adc.bits, tuple) else str(adc.bits)
+    parts = [f"output converters: {bits} bits"]
+    if adc.autorange:
+        parts.append("range of each sample and layer its own")
+    elif adc.low is not None and adc.high is not None:
+        parts.append(f"from {adc.low:g} to {adc.high:g}")
+    else:
+        parts.append("over the range of the activation")
+    if adc.differential:
+        reach = "" if adc.difference_range is None else f" up to {adc.difference_range:g}"
+        parts.append(f"nudged phases as differences to the free one{reach}")
+    parts += ["dithered"] * adc.dither
+    parts += [f"noise of {adc.noise_lsb:g} steps"] * (adc.noise_lsb > 0) + [f"mean of {adc.reads}"] * (adc.reads > 1)
+    return ", ".join(parts)
+
+
+def _nudge(source: NudgeSource) -> str:
+    parts = [f"nudge source ({source.mode}): gains +-{_percent(source.gain_std)}"]
+    parts.append(f"offsets {source.offset_mean:g} +- {source.offset_std:g} while it is on")
+    if source.output_conductance:
+        parts.append(f"load {source.output_conductance:g} of the output's own leak")
+    if source.bits is not None:
+        parts.append(f"{source.bits} bits from {source.low:g} to {source.high:g}")
+    return ", ".join(parts)
