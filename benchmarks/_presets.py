@@ -257,7 +257,7 @@ PRESETS = {
             },
             note="Laborieux & Zenke 2022: tied weights, N = 2, beta = 1. Sweeps here alternate, there they are "
             "synchronous; initial weights (lecun_normal), augmentation and the scale of the inputs (1.5 standard "
-            "deviations) are those of the authors' later code, where the source is open; the decay also shrinks biases.",
+            "deviations) are those of the authors' later code, where the source is open; decay also shrinks biases.",
         ),
         _generalized,
         dataclasses.replace(
