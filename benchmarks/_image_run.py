@@ -49,7 +49,8 @@ class Config:
     @property
     def title(self) -> str:
         """What names the run."""
-        return f"{self.dataset}, {self.preset.name}, {self.rule}"
+        untied = "" if self.preset.tied else f", homeostasis {self.preset.homeostasis:g}"
+        return f"{self.dataset}, {self.preset.name}, {self.rule}{untied}"
 
 
 def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
