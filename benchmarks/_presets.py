@@ -236,7 +236,7 @@ PRESETS = {
     for made in (
         Preset(
             name="small",
-            channels=(32, 64), gain=0.7, tol=1e-3, pad=0,
+            channels=(32, 64), gain=0.7, beta=0.2, tol=1e-3, pad=0,
             note="Two tied convolutions with average pooling: minutes on two cores. No published figure.",
         ),
         _small_untied,
