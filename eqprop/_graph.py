@@ -41,7 +41,7 @@ class Edge(NamedTuple):
         return self.head if self.ahead else self.tail
 
 
-class Block(NamedTuple):
+class JacobianBlock(NamedTuple):
     """A block of ``H = d inputs/ds``: the Jacobian of a connection, or its transpose."""
 
     connection: Connection
@@ -191,20 +191,17 @@ class GraphNetwork(Network):
     def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
         return self.tangent(state, drive, transpose=False)(vector)
 
-    def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
-        # affine in s: the transposed graph under another constant drive
-        z, back = self.inputs(state, drive), self.vjp_inputs(state, state, drive)
-        constant = tuple(a - b for a, b in zip(z, back, strict=True))
-        return _TransposedNetwork(self, state), Drive(constant, drive.x)
+    def linearised_transpose(self, state: State, drive: Drive) -> System:
+        return _TransposedNetwork(self, state)  # closed form, a block of layers at a time
 
-    def jacobian_blocks(self) -> dict[tuple[int, int], Block]:
+    def jacobian_blocks(self) -> dict[tuple[int, int], JacobianBlock]:
         """Blocks of ``H = d inputs / ds`` by (post, pre), less what the curvature of pooling adds on the diagonal."""
-        blocks: dict[tuple[int, int], Block] = {}
+        blocks: dict[tuple[int, int], JacobianBlock] = {}
         for key, tail, head, ahead, back in self._edges:
             if tail != -1 and ahead:
-                blocks[head, tail] = Block(self.connection(key), False)
+                blocks[head, tail] = JacobianBlock(self.connection(key), False)
             if tail != -1 and back:
-                blocks[tail, head] = Block(self.connection(key), True)
+                blocks[tail, head] = JacobianBlock(self.connection(key), True)
         return blocks
 
     # -- gradients -----------------------------------------------------------------------------------------------------

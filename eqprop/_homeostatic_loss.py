@@ -9,7 +9,7 @@ from torch import Tensor
 
 from eqprop._connections import Connection, DenseConnection
 from eqprop._errors import ConfigError
-from eqprop._graph import Block, GraphNetwork
+from eqprop._graph import GraphNetwork, JacobianBlock
 from eqprop._network import Network, State
 
 NO_CLOSED_FORM = (
@@ -91,7 +91,7 @@ def _products(post: Tensor, pre: Tensor, transposed: bool) -> Tensor:
     return products.mT if transposed else products
 
 
-def _comparable(block: Block, partner: Block) -> bool:
+def _comparable(block: JacobianBlock, partner: JacobianBlock) -> bool:
     """Whether the transpose of one block has the form of the other."""
     if block.connection is partner.connection and block.transposed != partner.transposed:
         return True  # a tied connection

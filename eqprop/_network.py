@@ -326,7 +326,11 @@ class Network(System, nn.Module):
         """
         z, back = self.inputs(state, drive), self.vjp_inputs(state, state, drive)
         constant = tuple(a - b for a, b in zip(z, back, strict=True))
-        return AdjointDynamics(self, state, drive), Drive(constant, drive.x)
+        return self.linearised_transpose(state, drive), Drive(constant, drive.x)
+
+    def linearised_transpose(self, state: State, drive: Drive) -> System:
+        """The system ``s <- rho(c + H^T s)`` with ``H`` at ``state``, whose drive gives ``c``."""
+        return AdjointDynamics(self, state, drive)
 
     def response(self, phases: Sequence[Phase], origin: State | None = None) -> State:
         """``sum_k Re[w_k (s_k - origin)]``, ``[batch, *shape]``: the error vector that nudged phases give."""

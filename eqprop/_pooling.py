@@ -7,6 +7,7 @@ larger kernel, see ``eqprop._convolution``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -77,10 +78,7 @@ class SoftPooled(Pooled):
     def __init__(self, u: Tensor, size: int, temperature: float) -> None:
         self._size, self._t, self._like = size, temperature, u
         parts = windows(u, size)
-        top = parts[0]
-        for part in parts[1:]:
-            top = torch.maximum(top, part)
-        top = top.detach()  # cancels in p
+        top = reduce(torch.maximum, parts).detach()  # cancels in p
         weights = [((part - top) / temperature if temperature != 1.0 else part - top).exp() for part in parts]
         scale = _total(weights).reciprocal()
         self._p = [w * scale for w in weights]
@@ -134,9 +132,7 @@ class SoftPooledPair(Pooled):
         self._size, self._t, self._like = size, temperature, u
         re, im = halves(u)
         self._parts: list[Pair] = list(zip(windows(re, size), windows(im, size), strict=True))
-        top = self._parts[0][0]
-        for part, _ in self._parts[1:]:
-            top = torch.maximum(top, part)
+        top = reduce(torch.maximum, [a for a, _ in self._parts])
         weights: list[Pair] = []
         for a, b in self._parts:
             e = ((a - top) / temperature).exp_()
@@ -178,10 +174,7 @@ def join(parts: Sequence[Tensor], like: Tensor, size: int) -> Tensor:
 
 
 def _total(parts: Sequence[Tensor]) -> Tensor:
-    result = parts[0]
-    for part in parts[1:]:
-        result = result + part
-    return result
+    return reduce(torch.add, parts)
 
 
 def pooling_function(name: str, size: int, temperature: float, paired: bool) -> Callable[[Tensor], Pooled]:

@@ -271,9 +271,3 @@ def loss_gradient(network: Network, cost: Cost, sample: Sample, state: State) ->
     if network.readout is not None:
         gradient = gradient @ network.readout.weight
     return gradient.reshape(state[-1].shape)
-
-
-def require(condition: bool, message: str) -> None:
-    """Raises ``ConfigError`` with the message unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)

@@ -240,10 +240,7 @@ class Device(Pulsed):
         Raises:
             ConfigError: an unknown part or field, or values that a device refuses.
         """
-        made = from_spec(spec, _PARTS)
-        if not isinstance(made, Device):
-            raise ConfigError(f"spec: got a {type(made).__name__}, needed the spec of a Device; write device.spec()")
-        return made
+        return from_spec(spec, Device, _PARTS)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 

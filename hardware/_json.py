@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
+
+T = TypeVar("T")
 
 
 def to_spec(value: Any) -> Any:
@@ -19,14 +21,25 @@ def to_spec(value: Any) -> Any:
     return value
 
 
-def from_spec(spec: Any, classes: Mapping[str, type]) -> Any:
-    """What ``to_spec`` described; lists become tuples.
+def from_spec(spec: Any, needed: type[T], classes: Mapping[str, type]) -> T:
+    """What ``to_spec`` described, an object of the class that is ``needed``; its parts are of ``classes``.
 
     Raises:
-        ConfigError: an unknown class or field.
+        ConfigError: an unknown class or field, or the spec of another class.
     """
+    made = _made(spec, classes)
+    if not isinstance(made, needed):
+        name = needed.__name__
+        raise ConfigError(
+            f"spec: got a {type(made).__name__}, needed the spec of a {name}; write {name.lower()}.spec()"
+        )
+    return made
+
+
+def _made(spec: Any, classes: Mapping[str, type]) -> Any:
+    """Objects of dictionaries, tuples of lists."""
     if isinstance(spec, list | tuple):
-        return tuple(from_spec(v, classes) for v in spec)
+        return tuple(_made(v, classes) for v in spec)
     if not isinstance(spec, dict):
         return spec
     cls = lookup("spec type", str(spec.get("type", "")), classes)
@@ -35,7 +48,7 @@ def from_spec(spec: Any, classes: Mapping[str, type]) -> Any:
     for name, value in spec.items():
         if name != "type":
             lookup(f"field of {cls.__name__}", name, known)
-            arguments[name] = from_spec(value, classes)
+            arguments[name] = _made(value, classes)
     try:
         return cls(**arguments)
     except TypeError as error:

@@ -144,10 +144,7 @@ class Substrate(Printed):
         Raises:
             ConfigError: an unknown part or field, or values that are refused.
         """
-        made = from_spec(spec, _PARTS)
-        if not isinstance(made, Substrate):
-            raise ConfigError(f"spec: got a {type(made).__name__}, needed that of a Substrate; write substrate.spec()")
-        return made
+        return from_spec(spec, Substrate, _PARTS)
 
 
 _KINDS: dict[str, type] = {

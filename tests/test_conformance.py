@@ -100,8 +100,8 @@ class StaleBlock(HopfieldNetwork):
         seen.append(state)
         return super().block_inputs(seen[0], drive, block, inner)
 
-    def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
-        return Network.adjoint_dynamics(self, state, drive)  # the faster one has a cache of its own
+    def linearised_transpose(self, state: State, drive: Drive) -> System:
+        return Network.linearised_transpose(self, state, drive)  # the faster one has a cache of its own
 
 
 class HalfStep(HopfieldNetwork):
