@@ -31,12 +31,9 @@ from benchmarks._image_run import (
 from benchmarks._plan import make_plan
 from benchmarks._presets import PRESETS
 from benchmarks._rates import GPUS, HERE
-from eqprop._callbacks import Figures
 from eqprop._data import DataSplits
-from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._runs import Run
-from eqprop._trainer import Trainer
 
 RULES = ("ep", "bptt", "backprop", "rbp")
 
@@ -136,23 +133,12 @@ def train(
     network, rule = make_network(config, len(data.classes), device), make_rule(config, arguments.cuda_graph)
     before = error_vectors(config, network, rule, data)
     optimizer = make_optimizer(preset, network)
-    trainer = Trainer(
-        network, rule, optimizer, data,
-        epochs=preset.epochs, batch_size=preset.batch_size, seed=config.seed,
+    result, test = _training.train_seed(
+        network, rule, optimizer, data, config, out, arguments, title=config.title, schedule=preset.schedule,
         scheduler=_training.make_scheduler(optimizer, preset.schedule, preset.epochs, last=preset.last_lr),
-        out=out, config=config.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
-        extendable=_training.extendable(preset.schedule), callbacks=[Figures(config.title)],
-        **_training.trainer_options(arguments),
-    )  # fmt: skip
-    if trainer.run is None:
-        raise ConfigError("--out: needed a run folder")
-    trainer.fit()
-    test = trainer.test()
-    _training.draw_figures(
-        trainer.run, network, rule, data, config.title,
+        epochs=preset.epochs, batch_size=preset.batch_size,
         images=16, free_sweeps=preset.free_sweeps, nudged_sweeps=preset.nudged_sweeps, tol=preset.tol,
     )  # fmt: skip
-    result = _training.training_summary(trainer, test)
     result |= {"test_accuracy_percent": 100 * test.accuracy, "test_top5_percent": 100 * test.top5}
     if before is not None:
         result["error_vector_cosine"] = {"before": before, "after": error_vectors(config, network, rule, data)}

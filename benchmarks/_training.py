@@ -7,6 +7,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 import eqprop
 from benchmarks._common import finish
+from eqprop._callbacks import Figures
 from eqprop._data import DataSplits
 from eqprop._errors import ConfigError
 from eqprop._figures import gradient_alignment, relaxation
@@ -49,15 +51,6 @@ def add_training_options(group: Any) -> None:
     group.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="also checkpoint within an epoch")
 
 
-def trainer_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Arguments of `Trainer` that these options decide."""
-    return {
-        "resume": arguments.resume, "overwrite": arguments.overwrite, "progress": not arguments.quiet,
-        "checkpoint_every_steps": arguments.checkpoint_every, "guard": None if arguments.no_guard else Guard(),
-        "workers": arguments.workers,
-    }  # fmt: skip
-
-
 def numbers(option: str, given: str) -> tuple[float, ...]:
     """(0.1, 0.05) of "0.1,0.05"."""
     try:
@@ -80,6 +73,46 @@ def make_scheduler(
 def extendable(schedule: str) -> tuple[str, ...]:
     """What may grow on --resume. Other schedules are laid out over the epochs: with more of them, another run."""
     return ("epochs",) if schedule == "constant" else ()
+
+
+def train_seed(
+    network: GraphNetwork, rule: eqprop.Rule, optimizer: torch.optim.Optimizer, data: DataSplits, config: Config,
+    out: Path, arguments: argparse.Namespace, *, title: str, schedule: str, scheduler: Any, epochs: int,
+    batch_size: int, images: int, **phase: Any,
+) -> tuple[dict[str, Any], Any]:  # fmt: skip
+    """Train one seed in one run folder, with its figures: what summary.json says of it, and the evaluation.
+
+    Args:
+        title: of the figures.
+        images: of the batches that figures look at.
+        phase: `free_sweeps`, `nudged_sweeps` and `tol` of the rule.
+    """
+    trainer = Trainer(
+        network,
+        rule,
+        optimizer,
+        data,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=config.seed,
+        scheduler=scheduler,
+        out=out,
+        config=config.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
+        extendable=extendable(schedule),
+        callbacks=[Figures(title)],
+        resume=arguments.resume,
+        overwrite=arguments.overwrite,
+        progress=not arguments.quiet,
+        checkpoint_every_steps=arguments.checkpoint_every,
+        guard=None if arguments.no_guard else Guard(),
+        workers=arguments.workers,
+    )
+    if trainer.run is None:
+        raise ConfigError("--out: needed a run folder")
+    trainer.fit()
+    test = trainer.test()
+    draw_figures(trainer.run, network, rule, data, title, images=images, **phase)
+    return training_summary(trainer, test), test
 
 
 def training_summary(trainer: Trainer, test: Any) -> dict[str, Any]:

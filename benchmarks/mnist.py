@@ -17,11 +17,9 @@ import torch
 import eqprop
 from benchmarks import _training
 from benchmarks._common import add_output_options, new_parser, run_main, sizes
-from eqprop._callbacks import Figures
 from eqprop._data import DataSplits, load_dataset
 from eqprop._errors import ConfigError
 from eqprop._runs import Run
-from eqprop._trainer import Trainer
 
 MODULE = "benchmarks.mnist"
 RULES = ("ep", "implicit", "rbp", "bptt", "backprop")
@@ -268,23 +266,13 @@ def train(
     network, rule = make_network(config, device), make_rule(config)
     groups = network.parameter_groups(config.lr[0] if len(config.lr) == 1 else config.lr)
     optimizer = torch.optim.SGD(groups, lr=config.lr[0], momentum=config.momentum, weight_decay=config.weight_decay)
-    trainer = Trainer(
-        network, rule, optimizer, data,
-        epochs=config.epochs, batch_size=config.batch_size, seed=config.seed,
+    result, _ = _training.train_seed(
+        network, rule, optimizer, data, config, out, arguments, title=title_of(config, data), schedule=config.schedule,
         scheduler=_training.make_scheduler(optimizer, config.schedule, config.epochs, decay=config.decay),
-        out=out, config=config.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
-        extendable=_training.extendable(config.schedule), callbacks=[Figures(title_of(config, data))],
-        **_training.trainer_options(arguments),
-    )  # fmt: skip
-    if trainer.run is None:
-        raise ConfigError("--out: needed a run folder")
-    trainer.fit()
-    test = trainer.test()
-    _training.draw_figures(
-        trainer.run, network, rule, data, title_of(config, data),
+        epochs=config.epochs, batch_size=config.batch_size,
         images=64, free_sweeps=config.free_sweeps, nudged_sweeps=config.nudged_sweeps, tol=config.tol,
     )  # fmt: skip
-    return _training.training_summary(trainer, test)
+    return result
 
 
 def title_of(config: Config, data: DataSplits) -> str:
