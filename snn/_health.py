@@ -1,0 +1,111 @@
+"""Whether a liquid is alive: rates, silent and saturated neurons."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from eqprop._errors import ConfigError, DataError
+from hardware._printed import Printed
+
+#: What may happen when a liquid is dead or saturated at the end of a run.
+ACTIONS = ("raise", "warn", "ignore")
+
+
+@dataclass(frozen=True, repr=False)
+class Health(Printed):
+    """Rates of a run and what is wrong with them.
+
+    Attributes:
+        mean_rate_hz: over neurons and samples.
+        silent_share: of the neurons: no spike in any sample.
+        silent_samples: share of the samples in which no neuron fired.
+        saturated_share: of the neurons: on average at more than ``SATURATED`` of the highest rate that their
+            refractory period allows.
+        highest_rate_hz: that rate.
+        steps, batch: of the run.
+    """
+
+    mean_rate_hz: float
+    silent_share: float
+    silent_samples: float
+    saturated_share: float
+    highest_rate_hz: float
+    steps: int
+    batch: int
+
+    DEAD: ClassVar[float] = 0.99  # share of silent neurons from which a liquid counts as dead
+    FULL: ClassVar[float] = 0.5  # share of saturated neurons from which a liquid counts as saturated
+    SATURATED: ClassVar[float] = 0.8
+
+    @staticmethod
+    def of(counts: Tensor, steps: int, dt_seconds: float, shortest_interval_steps: int = 1) -> Health:
+        """From spike counts ``[batch, neurons]`` of ``steps`` steps.
+
+        Raises:
+            DataError: no counts of at least one sample, neuron and step.
+        """
+        if counts.dim() != 2 or not counts.numel() or steps < 1:
+            raise DataError(
+                f"counts: got shape {tuple(counts.shape)} over {steps} steps, needed [batch, neurons] and a step"
+            )
+        counts = counts.to(torch.float64)
+        seconds, highest = steps * dt_seconds, 1.0 / (shortest_interval_steps * dt_seconds)
+        rates = counts.mean(0) / seconds
+        figures = torch.stack(
+            [
+                rates.mean(),
+                (counts.amax(0) == 0).double().mean(),
+                (counts.amax(1) == 0).double().mean(),
+                (rates > Health.SATURATED * highest).double().mean(),
+            ]
+        ).tolist()  # one look at the device
+        mean, silent, samples, saturated = figures
+        return Health(mean, silent, samples, saturated, highest, steps, len(counts))
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong, with the numbers and a remedy, or None."""
+        over = f"{self.batch} samples of {self.steps} steps"
+        if self.silent_share >= self.DEAD:
+            return (
+                f"the liquid is dead: {self.silent_share:.1%} of its neurons never fired in {over} (mean rate "
+                f"{self.mean_rate_hz:.3g} Hz); write snn.calibrate(liquid, inputs, branching=1.0), a larger weight, or "
+                "a stronger input"
+            )
+        if self.saturated_share >= self.FULL:
+            return (
+                f"the liquid is saturated: {self.saturated_share:.1%} of its neurons fire at more than "
+                f"{self.SATURATED:.0%} of the {self.highest_rate_hz:.4g} Hz that their refractory period allows in "
+                f"{over} (mean rate {self.mean_rate_hz:.4g} Hz); write snn.calibrate(liquid, inputs, branching=1.0), "
+                "or a smaller weight"
+            )
+        return None
+
+    def check(self, action: str = "raise") -> Health:
+        """Itself, if the liquid is well or ``action`` is ``"ignore"``.
+
+        Raises:
+            DataError: a dead or saturated liquid; a warning instead for ``"warn"``.
+            ConfigError: an unknown action.
+        """
+        if require_action(action) != "ignore" and self.fault is not None:
+            if action == "raise":
+                raise DataError(self.fault + "; or health='warn' to go on")
+            warnings.warn(self.fault, RuntimeWarning, stacklevel=3)
+        return self
+
+
+def require_action(action: str) -> str:
+    """The action itself.
+
+    Raises:
+        ConfigError: unknown.
+    """
+    if action not in ACTIONS:
+        raise ConfigError(f"health: got {action!r}, needed one of {', '.join(ACTIONS)}")
+    return action

@@ -1,0 +1,80 @@
+"""Weights scaled to a branching factor or to the mean-field weight."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import snn
+from eqprop import ConfigError, ConvergenceError
+from tests.helpers import seeded
+
+
+def liquid(weight: float = 2.0) -> snn.Liquid:
+    """NALSM's on a grid of 5 x 5 x 5."""
+    g = seeded(7)
+    wiring = snn.Grid((5, 5, 5)).wire(g)
+    entries = snn.input_mask(125, 60, 0.15, g) * snn.random_signs((125, 60), g) * weight
+    return snn.Liquid(
+        snn.NalsmLIF(), wiring.mask * wiring.signs() * weight, entries, synapse=snn.NearestSpike(), relay=snn.Relay()
+    )
+
+
+def events() -> Tensor:
+    return torch.rand(10, 150, 60, generator=seeded(1)) < 0.1
+
+
+def branching(made: snn.Liquid) -> float:
+    spikes = made.run(events(), record=snn.Record(spikes=True), health="ignore").recorded("spikes")
+    return snn.branching_factor(spikes, made.synapses)
+
+
+@pytest.mark.parametrize("start", [0.2, 20.0])
+@pytest.mark.parametrize("weights", ["all", "recurrent"])
+def test_a_calibrated_liquid_branches_as_asked(start: float, weights: str) -> None:
+    made = liquid() if weights == "recurrent" else liquid(start)
+    before, entries = made.weight.clone(), made.input_weight
+    assert entries is not None
+    entries = entries.clone()
+    if weights == "recurrent":
+        made.weight.mul_(start / 2.0)
+        before = made.weight.clone()
+    done = snn.calibrate(made, events(), branching=0.8, weights=weights, tolerance=0.03)
+    assert abs(branching(made) - 0.8) <= 0.03 and done.branching == pytest.approx(branching(made))
+    torch.testing.assert_close(made.weight, before * done.scale)
+    torch.testing.assert_close(made.input_weight, entries * done.scale if weights == "all" else entries)
+
+
+def test_a_failed_calibration_leaves_the_weights_and_says_what_it_saw() -> None:
+    made = liquid()
+    before = made.weight.clone()
+    with pytest.raises(ConvergenceError, match=r"got branching factors .* at 1.*needed 50 within"):
+        snn.calibrate(made, events(), branching=50.0)
+    assert torch.equal(made.weight, before)
+    with pytest.raises(ConfigError, match="weights: got 'input'"):
+        snn.calibrate(made, events(), weights="input")
+
+
+def test_the_critical_weight_is_that_of_mean_field_theory() -> None:
+    """``(theta - 2 I A (tau + 1)) / (beta N)``."""
+    found = snn.critical_weight(threshold=20.0, in_degree=16.0, mean_input=0.5, amplitude=2.0, refractory_steps=2)
+    assert found == pytest.approx((20.0 - 2 * 0.5 * 2.0 * 3) / 16.0)
+    with pytest.raises(ConfigError, match="the input alone reaches the threshold"):
+        snn.critical_weight(threshold=1.0, in_degree=16.0, mean_input=1.0)
+
+
+def test_mean_field_calibration_sets_the_mean_size_of_weights() -> None:
+    made = liquid()
+    assert made.input_weight is not None
+    made.input_weight.abs_()
+    snn.calibrate_mean_field(made, events() & False)
+    count = int(made.synapses.sum())
+    assert float(made.weight.abs().sum()) / count == pytest.approx(20.0 / (count / 125), rel=1e-5)
+    x = events() & (torch.rand(10, 150, 60, generator=seeded(2)) < 0.1)
+    snn.calibrate_mean_field(made, x)
+    arriving = float((x.float().mean((0, 1)) @ made.input_weight.T).mean())
+    wanted = (20.0 - 2 * arriving * 3) / (count / 125)
+    assert float(made.weight.abs().sum()) / count == pytest.approx(wanted, rel=0.01)
+    with pytest.raises(ConfigError, match="needed one threshold"):
+        snn.calibrate_mean_field(snn.preset("izhikevich2003"), torch.zeros(1, 5, 1))
