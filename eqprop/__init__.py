@@ -9,6 +9,7 @@ from eqprop._asymmetry import functional_asymmetry as functional_asymmetry
 from eqprop._asymmetry import weight_angles as weight_angles
 from eqprop._augment import Augmentation as Augmentation
 from eqprop._augment import Normalise as Normalise
+from eqprop._averaged import Averaged as Averaged
 from eqprop._backprop import Backprop as Backprop
 from eqprop._backprop import TruncatedBPTT as TruncatedBPTT
 from eqprop._callbacks import Callback as Callback
@@ -60,6 +61,12 @@ from eqprop._figures import learning_curves as learning_curves
 from eqprop._figures import receptive_fields as receptive_fields
 from eqprop._figures import relaxation as relaxation
 from eqprop._figures import stability_map as stability_map
+from eqprop._grid import child_seeds as child_seeds
+from eqprop._grid import grid as grid
+from eqprop._grid import log_uniform as log_uniform
+from eqprop._grid import random_points as random_points
+from eqprop._grid import uniform as uniform
+from eqprop._grid import zipped as zipped
 from eqprop._guard import Guard as Guard
 from eqprop._history import History as History
 from eqprop._homeostasis import JacobianHomeostasis as JacobianHomeostasis
@@ -69,6 +76,7 @@ from eqprop._imagenet32 import load_imagenet32 as load_imagenet32
 from eqprop._imagenet_folder import convert_imagenet_folder as convert_imagenet_folder
 from eqprop._imagenet_sample import generate_imagenet32 as generate_imagenet32
 from eqprop._initializers import initial_weight as initial_weight
+from eqprop._langevin import Langevin as Langevin
 from eqprop._mapped import MappedSplit as MappedSplit
 from eqprop._network import Drive as Drive
 from eqprop._network import Layer as Layer
@@ -102,6 +110,14 @@ from eqprop._spec import network_from_spec as network_from_spec
 from eqprop._split import Split as Split
 from eqprop._stop import Stop as Stop
 from eqprop._stop import Sweeps as Sweeps
+from eqprop._sweep import SweepReport as SweepReport
+from eqprop._sweep import sweep as sweep
+from eqprop._sweep_figures import pareto_figure as pareto_figure
+from eqprop._sweep_figures import sweep_curves as sweep_curves
+from eqprop._sweep_figures import sweep_map as sweep_map
+from eqprop._sweep_folder import SweepWarning as SweepWarning
+from eqprop._sweep_statistics import confidence_intervals as confidence_intervals
+from eqprop._sweep_table import load_sweep as load_sweep
 from eqprop._symmetrisers import KolenPollack as KolenPollack
 from eqprop._symmetrisers import tie_weights as tie_weights
 from eqprop._trainer import Trainer as Trainer

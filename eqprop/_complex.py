@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
@@ -43,6 +44,7 @@ class ComplexSystem(System):
         self.shapes, self.blocks = system.shapes, system.blocks
         # the bounds of an activation hold on the real line only: a solver must not project a complex state on them
         self.activations = tuple(replace(rho, bounds=None) for rho in system.activations)
+        self.bath = system.bath
         self._system = system
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = True) -> Cache:
@@ -53,6 +55,7 @@ class ComplexSystem(System):
 
     def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
         new = []
+        nudge = self._system.sourced(nudge)
         for l, z in zip(block, self.block_inputs(state, drive, block, cache), strict=True):
             rho = self.activations[l]
             if nudge is not None and l in nudge.layers:
@@ -107,7 +110,13 @@ class ComplexCostNudge:
             )
         self.layers: Set[int] = frozenset((len(network.shapes) - 1,))
         self.cost, self.target, self.readout = cost, target, network.readout
-        self._beta = halves(beta)
+        self.beta = halves(beta)
+
+    def unit_force(self, s: Tensor) -> Tensor:
+        """``-dC/ds`` at the real output state ``s [batch, *shape]``."""
+        unit = copy.copy(self)
+        unit.beta = torch.ones_like(self.beta[0]), torch.zeros_like(self.beta[0])
+        return halves(unit.force(torch.cat([s, torch.zeros_like(s)])))[0]
 
     def force(self, s: Tensor) -> Tensor:
         """``-beta dC/ds`` at the stacked output state ``s [2 * batch, *shape]``."""
@@ -117,7 +126,7 @@ class ComplexCostNudge:
         else:
             re, im = halves(flat @ self.readout.weight.mT)
             output = re + self.readout.bias, im
-        gradient = torch.cat(times(self._beta, self.cost.pair_gradient(*output, self.target)))
+        gradient = torch.cat(times(self.beta, self.cost.pair_gradient(*output, self.target)))
         if self.readout is not None:
             gradient = gradient @ self.readout.weight
         return gradient.neg_().reshape(s.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import cmath
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -27,13 +27,27 @@ class Points(NamedTuple):
     free_weight: Tensor | None
 
 
+@dataclass
+class Turn:
+    """How many steps a rule has made: whose turn it is, where something alternates from step to step."""
+
+    steps: int = 0
+
+    def next(self) -> int:
+        """The number of this step, from 0 on."""
+        self.steps += 1
+        return self.steps - 1
+
+
 @dataclass(frozen=True)
 class Contour:
-    """Nudges of fixed strength, one relaxation each; ``random_sign`` flips all of a sample's nudges together.
+    """Nudges of fixed strength, one relaxation each.
 
     Attributes:
         betas, weights: of the phases with a real nudge.
         free_weight: of the free equilibrium.
+        sign: ``"fixed"``; ``"random"``, drawn a sample, flips all of its nudges together; ``"alternating"`` flips those
+            of every second step.
         complex_betas, complex_weights: of the phases in the upper half plane. Their conjugates are not relaxed: a real
             network answers a conjugate nudge with the conjugate state, so that only the real part is taken, with the
             weight doubled.
@@ -43,16 +57,27 @@ class Contour:
     betas: tuple[float, ...]
     weights: tuple[float, ...]
     free_weight: float = 0.0
-    random_sign: bool = False
+    sign: str = "fixed"
     complex_betas: tuple[complex, ...] = ()
     complex_weights: tuple[complex, ...] = ()
 
-    def points(self, batch: int, like: Tensor, generator: torch.Generator) -> Points:
-        """The real nudges of ``batch`` samples; signs are drawn on the CPU, so that no device changes them."""
+    @property
+    def both_signs(self) -> bool:
+        """Whether every nudge also occurs with the other sign."""
+        return self.sign != "fixed"
+
+    def points(self, batch: int, like: Tensor, generator: torch.Generator, step: int = 0) -> Points:
+        """The real nudges of ``batch`` samples; signs are drawn on the CPU, so that no device changes them.
+
+        Args:
+            step: number of the step, for an alternating sign; even ones have that of ``betas``.
+        """
         ones = like.new_ones(batch)
-        if self.random_sign:
+        if self.sign == "random":
             signs = drawn(lambda shape: torch.randint(0, 2, shape, generator=generator), (batch,))
             ones = 2 * signs.to(device=like.device, dtype=like.dtype) - 1
+        elif self.sign == "alternating" and step % 2:
+            ones = -ones
         betas = torch.stack([ones * b for b in self.betas])
         weights = torch.stack([ones * w for w in self.weights])  # 1 / sign = sign
         return Points(betas, weights, ones * self.free_weight if self.free_weight else None)
@@ -65,7 +90,11 @@ class Contour:
     def lowest(self) -> float:
         """The least real part of a nudge."""
         reach = [b.real for b in self.complex_betas] + list(self.betas)
-        return min(reach + [-b for b in reach]) if self.random_sign else min(reach)
+        return min(reach + [-b for b in reach]) if self.both_signs else min(reach)
+
+    def reversed(self) -> Contour:
+        """The same nudges, the last first."""
+        return replace(self, betas=self.betas[::-1], weights=self.weights[::-1])
 
 
 def _stacked(values: tuple[complex, ...], batch: int, like: Tensor) -> Tensor:
@@ -78,7 +107,11 @@ def _one_sided(beta: float, points: int) -> Contour:
 
 
 def _random_sign(beta: float, points: int) -> Contour:
-    return Contour("random-sign", (beta,), (1 / beta,), -1 / beta, random_sign=True)
+    return Contour("random-sign", (beta,), (1 / beta,), -1 / beta, sign="random")
+
+
+def _alternating_sign(beta: float, points: int) -> Contour:
+    return Contour("alternating-sign", (beta,), (1 / beta,), -1 / beta, sign="alternating")
 
 
 def _centred(beta: float, points: int) -> Contour:
@@ -99,22 +132,29 @@ def _cauchy(beta: float, points: int) -> Contour:
     )
 
 
-_CONTOURS = {"centred": _centred, "one-sided": _one_sided, "random-sign": _random_sign, "cauchy": _cauchy}
+_CONTOURS = {
+    "centred": _centred,
+    "one-sided": _one_sided,
+    "random-sign": _random_sign,
+    "alternating-sign": _alternating_sign,
+    "cauchy": _cauchy,
+}
 
 
 def contour(name: str, beta: float, points: int = 2) -> Contour:
     """The contour of that name at nudge strength ``beta``.
 
-    ===============  =========================================  ======================================================
-    name             derivative                                 error
-    ===============  =========================================  ======================================================
-    ``one-sided``    ``(g(b) - g(0)) / b``                      O(b) (Scellier & Bengio 2017, Eq. 11); ``b < 0`` is
-                                                                the negative perturbation of Scellier et al. 2023
-    ``random-sign``  the same, sign drawn a sample              O(b), of zero mean to first order
-    ``centred``      ``(g(b) - g(-b)) / 2b``                    O(b^2) (Laborieux et al. 2021, Eq. 8)
-    ``cauchy``       ``1/N sum_k g(b_k) / b_k``,                O(b^N) (Laborieux & Zenke 2022, Eq. 10); ``N = 1`` and 2
-                     ``b_k = b exp(2 pi i k / N)``              are one-sided and centred
-    ===============  =========================================  ======================================================
+    ====================  =========================================  =================================================
+    name                  derivative                                 error
+    ====================  =========================================  =================================================
+    ``one-sided``         ``(g(b) - g(0)) / b``                      O(b) (Scellier & Bengio 2017, Eq. 11); ``b < 0`` is
+                                                                     the negative perturbation of Scellier et al. 2023
+    ``random-sign``       the same, sign drawn a sample              O(b), of zero mean to first order
+    ``alternating-sign``  the same, ``b`` and ``-b`` step by step    O(b), of opposite signs in two steps
+    ``centred``           ``(g(b) - g(-b)) / 2b``                    O(b^2) (Laborieux et al. 2021, Eq. 8)
+    ``cauchy``            ``1/N sum_k g(b_k) / b_k``,                O(b^N) (Laborieux & Zenke 2022, Eq. 10); ``N = 1``
+                          ``b_k = b exp(2 pi i k / N)``              and 2 are one-sided and centred
+    ====================  =========================================  =================================================
 
     Args:
         name: of the contour.

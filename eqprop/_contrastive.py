@@ -28,6 +28,7 @@ class ClampNudge:
 
     def __init__(self, network: Network, value: Tensor) -> None:
         self.layers: Set[int] = frozenset((len(network.shapes) - 1,))
+        self.held = self.layers  # without noise of their own
         self.value = value
 
     def apply(self, layer: int, z: Tensor, s: Tensor, rho: Activation) -> Tensor:

@@ -70,16 +70,21 @@ def compare_layers(network: Network, rule: Rule, reference: Rule, x: Tensor, y: 
     A tied connection counts to the layer that it was declared to enter.
     """
     g, t = gradients(network, rule, x, y), gradients(network, reference, x, y)
+    return {
+        layer: match(*(torch.cat([d[n].double().flatten() for n in names]) for d in (g, t)))
+        for layer, names in parameters_by_layer(network).items()
+    }
+
+
+def parameters_by_layer(network: Network) -> dict[str, list[str]]:
+    """Names of the parameters of each layer, in the order of the layers; the readout after them."""
     layers: dict[str, list[str]] = {}
-    for name in g:
+    for name, _ in network.named_parameters():
         parts = name.split(".")
         layer = parts[1].split("-")[-1] if parts[0] in ("connections", "biases") else parts[0]
         layers.setdefault(layer, []).append(name)
-    order = {name: index for index, name in enumerate(network.names)}  # the readout after them
-    return {
-        layer: match(*(torch.cat([d[n].double().flatten() for n in names]) for d in (g, t)))
-        for layer, names in sorted(layers.items(), key=lambda item: order.get(item[0], len(order)))
-    }
+    order = {name: index for index, name in enumerate(network.names)}
+    return dict(sorted(layers.items(), key=lambda item: order.get(item[0], len(order))))
 
 
 @dataclass(frozen=True)

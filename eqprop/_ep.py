@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eqprop._complex import ComplexCostNudge, ComplexSystem
-from eqprop._contours import Contour, contour
+from eqprop._contours import Contour, Turn, contour
 from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError
 from eqprop._linear_response import LinearResponse
@@ -28,6 +28,8 @@ from eqprop._rule import (
     loss_gradient,
 )
 from eqprop._solution import Solution
+
+_ORDERS = ("forward", "reversed", "alternating")
 
 
 class Equilibria(NamedTuple):
@@ -57,10 +59,13 @@ class EquilibriumPropagation(PhasedRule):
 
     Args:
         beta: nudge strength, other than 0.
-        contour: ``"centred"``, ``"one-sided"``, ``"random-sign"`` or ``"cauchy"``, see ``eqprop.contour``; or
-            ``"derivative"``, the exact ``ds/dbeta`` at 0 by ``nudged`` sweeps of the linearised dynamics (the limit of
-            infinitely many points).
+        contour: ``"centred"``, ``"one-sided"``, ``"random-sign"``, ``"alternating-sign"`` or ``"cauchy"``, see
+            ``eqprop.contour``; or ``"derivative"``, the exact ``ds/dbeta`` at 0 by ``nudged`` sweeps of the linearised
+            dynamics (the limit of infinitely many points).
         points: ``N`` of the Cauchy contour (holomorphic EP).
+        order: of the nudged phases of a centred contour, which matters where a substrate drifts from one to the next:
+            ``"forward"`` (``beta``, then ``-beta``), ``"reversed"``, or ``"alternating"``, the one and the other from
+            step to step, so that the bias of a steady drift changes sign.
         readout: ``"contrast"`` or ``"tangent"``.
         correction: None, or ``"asymep"``: nudged phases relax with the transposed Jacobian around the free state,
             ``s <- rho(inputs(s) - (H - H^T)(s - s_0) + force)``, whose response is the true adjoint whatever the
@@ -78,11 +83,13 @@ class EquilibriumPropagation(PhasedRule):
     beta: float = 0.1
     contour: str = "centred"
     points: int = 2
+    order: str = "forward"
     readout: str = "contrast"
     correction: str | None = None
     seed: int = 0
     by_share: ClassVar[bool] = True
     generator: torch.Generator = field(default_factory=torch.Generator, init=False, repr=False, compare=False)
+    turn: Turn = field(default_factory=Turn, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -93,6 +100,12 @@ class EquilibriumPropagation(PhasedRule):
             raise ConfigError(
                 f"correction: {self.correction!r} relaxes other dynamics in the nudged phases, whose contrast means "
                 "nothing; write readout='tangent'"
+            )
+        lookup("order", self.order, dict.fromkeys(_ORDERS))
+        if self.order != "forward" and self.contour != "centred":
+            raise ConfigError(
+                f"order: got {self.order!r} with contour {self.contour!r}, needed one of two phases of opposite sign; "
+                "write contour='centred', or contour='alternating-sign' for one phase whose sign alternates"
             )
         if self.contour != "derivative":
             lowest = contour(self.contour, self.beta, self.points).lowest
@@ -108,11 +121,12 @@ class EquilibriumPropagation(PhasedRule):
         self.generator.manual_seed(self.seed)
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"generator": self.generator.get_state()}
+        return super().state_dict() | {"generator": self.generator.get_state(), "steps": self.turn.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self.generator.set_state(state["generator"])
+        self.turn.steps = state.get("steps", 0)
 
     @torch.no_grad()
     def _backward(self, network: Network, x: Tensor, y: Tensor, start: State | None) -> RuleStep:
@@ -137,7 +151,8 @@ class EquilibriumPropagation(PhasedRule):
         """What the tangent readout takes as the error of every layer's input, without touching ``.grad``.
 
         ``-sum_k w_k (s_k - s_0) ~ -ds/dbeta`` a sample, ``[batch, *shape]`` a layer, for every sample (none is left
-        out). The adjoint ``delta = D (dC/ds + H^T delta)`` is its ideal. A random sign is drawn anew.
+        out). The adjoint ``delta = D (dC/ds + H^T delta)`` is its ideal. A random sign is drawn anew,
+        and what alternates goes on.
 
         Raises:
             DataError, ConfigError: as ``backward``.
@@ -192,8 +207,11 @@ class EquilibriumPropagation(PhasedRule):
         system: System = network
         if self.correction == "asymep":
             system, drive = network.adjoint_dynamics(free.state, drive)
+        step = self.turn.next()
+        if self.order == "reversed" or (self.order == "alternating" and step % 2):
+            shape = shape.reversed()
         batch = len(sample.loss)
-        real = shape.points(batch, sample.loss, self.generator)
+        real = shape.points(batch, sample.loss, self.generator, step)
         phases: list[Phase] = []
         solutions: list[Solution] = []
         for group in groups(len(real.betas), network.stacks_phases):

@@ -181,6 +181,19 @@ class GraphNetwork(Network):
             result.append(z if owned else z.expand_as(state[l]).clone())
         return result
 
+    def pull(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
+        result = []
+        force = getattr(nudge, "force", None)
+        for l, z in zip(block, self.block_inputs(state, drive, block, cache), strict=True):
+            rho = self.activations[l]
+            nudged = nudge is not None and l in nudge.layers
+            if nudged and force is None:
+                result.append(nudge.apply(l, z, state[l], rho))
+                continue
+            z = z.add_(force(state[l])) if nudged and force is not None else z
+            result.append(z if rho.quadratic else rho.inplace(z))
+        return tuple(result)
+
     def tangent(self, state: State, drive: Drive, *, transpose: bool) -> Callable[[State], State]:
         incoming = self._tangent_incoming(state, None, transpose)
         return lambda vector: _linear(incoming, vector)
@@ -385,6 +398,7 @@ class _TransposedNetwork(System):
 
     def __init__(self, network: GraphNetwork, state: State) -> None:
         self.shapes, self.activations, self.blocks = network.shapes, network.activations, network.blocks
+        self.bath = network.bath
         self._network, self._state = network, state
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:

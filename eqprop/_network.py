@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,24 @@ class Cache:
     content: Any = None
 
 
+class Bath(Protocol):
+    """What a physical system is in thermal contact with, see ``eqprop.Langevin``.
+
+    Attributes:
+        temperature: ``k T / C``, the variance of a node alone, in squared units of the state.
+    """
+
+    temperature: float
+
+    def begin(self) -> None:
+        """A relaxation in time begins: the system shall not add noise of its own to what it computes."""
+        ...
+
+    def normal(self, layer: int, like: Tensor, dims: int) -> Tensor:
+        """Standard normal numbers in the shape of ``like``, a layer of ``dims`` dimensions; others at each call."""
+        ...
+
+
 class System:
     """What ``relax`` needs: shapes of a state, blocks of layers that may move together, the update of a block."""
 
@@ -104,6 +122,7 @@ class System:
     blocks: Blocks
     affine = False  # whether inputs are affine in the state
     holomorphic = False  # whether they have a holomorphic extension, as affine ones do
+    bath: Bath | None = None  # of a substrate with thermal noise
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
         """Operands prepared for one relaxation.
@@ -126,6 +145,22 @@ class System:
             else nudge.apply(l, z, state[l], self.activations[l])
             for l, z in zip(block, self.block_inputs(state, drive, block, cache), strict=True)
         )
+
+    def pull(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
+        """What a flow in time pulls the layers in ``block`` towards: ``ds/dt = pull - s``.
+
+        The update itself, unless a system knows where a box activation would go without its bounds, ``-dE/ds + s``.
+        """
+        return self.update(state, drive, nudge, block, cache)
+
+    def within(self, layer: int, s: Tensor) -> Tensor:
+        """States of a layer, projected on those that it can have."""
+        bounds = self.activations[layer].bounds
+        return s if bounds is None else s.clamp(*bounds)
+
+    def sourced(self, nudge: Any) -> Any:
+        """What a substrate's source makes of a nudge; here the nudge itself."""
+        return nudge
 
     def distance(self, a: State, b: State) -> Tensor:
         """``max over units |a - b|`` a sample: ``[batch]``."""
@@ -178,6 +213,7 @@ class AdjointDynamics(System):
 
     def __init__(self, network: Network, state: State, drive: Drive) -> None:
         self.shapes, self.activations, self.blocks = network.shapes, network.activations, network.blocks
+        self.bath = network.bath
         self._network, self._state, self._drive = network, state, drive
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:

@@ -13,7 +13,7 @@ from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._network import Drive, State, System
 from eqprop._solution import Solution, Status
-from eqprop._solvers import Alternating, Problem, Solver, require_solver
+from eqprop._solvers import Alternating, Problem, Solver, fitted, require_solver
 from eqprop._stop import Stop, Sweeps, require_stop
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,6 +62,7 @@ def relax(
     stop = Stop() if stop is None else stop
     require_stop("stop", stop)
     require_solver("solver", solver)
+    solver = fitted(solver, stop)
     _check_state(network, state, drive)
     low = None if products is None else lookup("products", products, PRECISIONS)
     with torch.set_grad_enabled(unroll and torch.is_grad_enabled()):

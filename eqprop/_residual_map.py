@@ -105,7 +105,7 @@ def residual_map(
     nudges: tuple[complex, ...] = ()
     if rule.contour != "derivative":
         shape = contour(rule.contour, rule.beta, rule.points)
-        signs = (1.0, -1.0) if shape.random_sign else (1.0,)
+        signs = (1.0, -1.0) if shape.both_signs else (1.0,)
         nudges = tuple(complex(b * s) for b in shape.betas for s in signs)
         nudges += shape.complex_betas + tuple(b.conjugate() for b in shape.complex_betas)
     sweeps = stop.n if isinstance(stop, Sweeps) else stop.max_sweeps

@@ -190,12 +190,20 @@ class Rule:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to draw the same random numbers: tensors and plain values, nested."""
-        return {f"regulariser{i}": r.state_dict() for i, r in enumerate(self.regularisers)}
+        own = {f"regulariser{i}": r.state_dict() for i, r in enumerate(self.regularisers)}
+        return own | {name: solver.state_dict() for name, solver in self._drawing_solvers()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Undoes ``state_dict``."""
         for i, r in enumerate(self.regularisers):
             r.load_state_dict(state[f"regulariser{i}"])
+        for name, solver in self._drawing_solvers():
+            solver.load_state_dict(state[name])
+
+    def _drawing_solvers(self) -> list[tuple[str, Any]]:
+        """Solvers that draw random numbers, by the name of their setting."""
+        named = [(name, getattr(self, name, None)) for name in ("solver", "nudged_solver")]
+        return [(name, solver) for name, solver in named if hasattr(solver, "state_dict")]
 
     def predict(self, network: Network, x: Tensor) -> Tensor:
         """Output at the free equilibrium, ``[batch, outputs]``."""

@@ -18,7 +18,7 @@ from eqprop._network import Network, Phase, State
 from eqprop._rule import Rule, converged_everywhere
 from eqprop._solution import Solution
 
-_ORDERS = {"one-sided": 1, "random-sign": 1, "centred": 2}
+_ORDERS = {"one-sided": 1, "random-sign": 1, "alternating-sign": 1, "centred": 2}
 
 
 class ContourWarning(UserWarning):
@@ -130,7 +130,7 @@ def choose_contour(
         what = f"contour {rule.contour!r}" if isinstance(rule, EquilibriumPropagation) else type(rule).__name__
         raise ConfigError(
             f"choose_contour: {what} has no nudge to choose; needed EquilibriumPropagation with contour='centred', "
-            "'cauchy', 'one-sided' or 'random-sign'"
+            "'cauchy', 'one-sided', 'random-sign' or 'alternating-sign'"
         )
     if not 0.0 < tolerance < math.inf:
         raise ConfigError(f"tolerance: got {tolerance}, needed a positive number, as tolerance=0.05")
@@ -161,6 +161,7 @@ def choose_contour(
 def _with(rule: EquilibriumPropagation, beta: float, points: int) -> EquilibriumPropagation:
     changed = replace(rule, beta=beta, points=points)
     changed.generator.set_state(rule.generator.get_state())  # the draws of a run go on where they were
+    changed.turn.steps = rule.turn.steps
     return changed
 
 

@@ -92,6 +92,15 @@ def drawn(make: Callable[[tuple[int, ...]], Tensor], shape: tuple[int, ...], cop
     return joint.unflatten(0, (copies, share.total))[:, share.rows].reshape(shape)
 
 
+def sample_numbers(rows: int, device: torch.device) -> Tensor:
+    """A number for each row of a batch or of several copies of it, ``[rows]`` int64: that of its sample in the joint
+    batch, whatever process holds it, and further ones for further copies."""
+    share = _CURRENT.get()
+    own, first = (rows, 0) if share is None else (share.stop - share.start, share.start)
+    at = torch.arange(rows, device=device)
+    return at % own + first + (at // own << 48)
+
+
 def require_shareable(rule: Any, network: nn.Module) -> None:
     """Raises ``ConfigError`` where the gradient of a joint batch is not the mean of those of its parts.
 

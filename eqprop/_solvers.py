@@ -46,6 +46,12 @@ def require_solver(what: str, solver: object) -> None:
         raise ConfigError(f"{what}: got {solver!r}, needed a solver, as eqprop.Alternating()")
 
 
+def fitted(solver: Solver, stop: object) -> Solver:
+    """The solver of a relaxation that ends so; one that must know beforehand has a method ``fitted(stop)``."""
+    made: Solver = getattr(solver, "fitted", lambda _: solver)(stop)
+    return made
+
+
 @dataclass(frozen=True)
 class Alternating:
     """Colour classes of the graph of layers, one after another, each from the newest values (block Gauss-Seidel).

@@ -1,0 +1,48 @@
+"""Benchmarks that can be swept, by name; a target is a module with what a sweep needs.
+
+`Config`: a frozen dataclass with a default for every field. `run(config) -> dict`. And where they are of use:
+`completed(config) -> config`, which fills in what depends on other fields (presets), before a point is named;
+`run_many(configs) -> list of dicts`, with `together(config)`: see `eqprop.sweep`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from eqprop._errors import ConfigError
+from eqprop._names import lookup
+
+MODULES = {"mnist": "benchmarks._sweep_mnist"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is swept; see the top of this file."""
+
+    config: type
+    run: Callable[[Any], dict[str, Any]]
+    completed: Callable[[Any], Any]
+    run_many: Callable[[list[Any]], list[Any]] | None
+    together: Callable[[Any], Any] | None
+
+
+def target(name: str) -> Target:
+    """The target of a benchmark, or of a module of yours by its dotted name. Raises ConfigError for others."""
+    module_name = name if "." in name else lookup("benchmark", name, MODULES)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"benchmark: got {name!r}, but there is no module {error.name!r}") from error
+    missing = [part for part in ("Config", "run") if not hasattr(module, part)]
+    if missing:
+        raise ConfigError(f"{module_name}: needed a class Config and a function run(config); it lacks {missing[0]}")
+    return Target(
+        module.Config,
+        module.run,
+        getattr(module, "completed", lambda config: config),
+        getattr(module, "run_many", None),
+        getattr(module, "together", None),
+    )

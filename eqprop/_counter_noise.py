@@ -1,0 +1,71 @@
+"""Random numbers by counter, not by history: a number is a function of its key, wherever and whenever it is computed.
+
+64 bits a number from the finaliser of splitmix64 (Steele, Lea & Flood 2014), on the device where the data lie.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def signed(word: int) -> int:
+    """64 bits as the int64 of the same bits."""
+    return word - (1 << 64) if word >> 63 else word
+
+
+def scrambled(z: Tensor) -> Tensor:
+    """Mixes the bits of int64 numbers, one to one; products of int64 wrap."""
+    z = (z ^ _shifted(z, 30)) * signed(_FIRST)
+    z = (z ^ _shifted(z, 27)) * signed(_SECOND)
+    return z ^ _shifted(z, 31)
+
+
+def row_keys(numbers: Tensor, key: int | Tensor) -> Tensor:
+    """A key a row, ``[rows]``, of its number and of what all rows share."""
+    return scrambled(numbers * signed(GOLDEN) + key)
+
+
+def normal_of(rows: Tensor, like: Tensor) -> Tensor:
+    """Standard normal numbers in the shape of ``like [..., units]``, from a key a row.
+
+    Args:
+        rows: int64 ``[rows]``, from ``row_keys``; the leading dimensions of ``like`` hold so many rows.
+    """
+    bits = _bits(rows, like)
+    # two halves of 32 bits make one number (Box & Muller 1958)
+    radius = (-2.0 * torch.log(_unit(bits >> 32, 0.5))).sqrt_()
+    return radius.mul_(torch.cos(_unit(bits, 0.0).mul_(2.0 * math.pi))).reshape(like.shape).to(like.dtype)
+
+
+def normal_pairs_of(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normal numbers a key, float32 in the shape of the keys (from ``row_keys``)."""
+    radius = torch.log(_unit(keys >> 32, 0.5)).mul_(-2.0).sqrt_()
+    angle = _unit(keys, 0.0).mul_(2.0 * math.pi)
+    return radius * torch.cos(angle), radius * torch.sin(angle)
+
+
+def uniform_of(rows: Tensor, like: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1), as ``normal_of``."""
+    u = _unit(_bits(rows, like) >> 32, 0.0)
+    return u.clamp_(max=1.0 - 2.0**-24).reshape(like.shape).to(like.dtype)
+
+
+def _bits(rows: Tensor, like: Tensor) -> Tensor:
+    """64 random bits a unit, ``[rows, units]``."""
+    units = torch.arange(1, like.numel() // max(len(rows), 1) + 1, device=rows.device)
+    return scrambled(rows[:, None] + units * signed(GOLDEN))
+
+
+def _shifted(z: Tensor, n: int) -> Tensor:
+    return (z >> n) & ((1 << (64 - n)) - 1)  # a shift of int64 keeps the sign
+
+
+def _unit(bits: Tensor, offset: float) -> Tensor:
+    """The low 32 bits as a number in [0, 1], float32."""
+    return (bits & 0xFFFFFFFF).to(torch.float32).add_(offset).mul_(2.0**-32)

@@ -1,0 +1,391 @@
+"""Sweeps: bad points, kills at random moments, what a folder refuses; the table is that of an undisturbed sweep."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import eqprop
+from eqprop import ConfigError, RunFolderError, SweepWarning
+from eqprop._sweep_config import code_version
+from eqprop._sweep_folder import SweepFolder
+from eqprop._sweep_lock import LOCK
+from eqprop._sweep_point import Job, Limits
+from eqprop._sweep_processes import process_context
+from eqprop._sweep_progress import SweepProgress
+from eqprop._sweep_worker import resident_bytes
+from tests import sweep_points
+from tests.sweep_points import Config, OtherConfig, Part, run, run_many, run_other
+
+POINTS = eqprop.grid(Config, beta=[0.1, 0.2, 0.3], seed=range(2), **{"part.adc_bits": [8, 10]})
+QUIET: dict[str, Any] = {"progress": False}
+
+
+def statuses(out: Path) -> dict[str, str]:
+    """By what the point was told to do."""
+    return {r.config["what"]: r.outcome.status for r in SweepFolder.open(out).read().values()}
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed sweep."""
+    out = tmp_path_factory.mktemp("calm")
+    report = eqprop.sweep(run, POINTS, out=out, n_jobs=2, **QUIET)
+    assert (report.points, report.computed, report.done, report.failed) == (12, 12, 12, 0)
+    return out
+
+
+# -- bad points ------------------------------------------------------------------------------------------------------
+
+BAD = {
+    "raise": ("error", "ValueError: a bad point"),
+    "hang": ("timeout", "not finished after 8 s"),
+    "die": ("killed", "SIGKILL"),
+    "leave": ("killed", "status 0"),
+    "exit": ("error", "SystemExit: 3"),
+    "grow": ("memory", "MiB, more than"),
+    "no memory": ("memory", "DefaultCPUAllocator"),
+    "no result": ("error", "needed a dict"),
+    "object": ("error", r"the result\['value'\]: got object"),
+}
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with every kind of bad point, and a good one at the end."""
+    out = tmp_path_factory.mktemp("bad")
+    points = eqprop.grid(Config, what=[*BAD, "compute"])
+    limits: dict[str, Any] = {"timeout_seconds": 8, "memory_bytes": 1024 * 2**20}
+    report = eqprop.sweep(run, points, out=out, n_jobs=3, **limits, **QUIET)
+    assert (report.computed, report.done, report.failed) == (len(BAD) + 1, 1, len(BAD))
+    return out
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_point_is_recorded_with_its_reason_and_the_others_go_on(bad: Path, what: str) -> None:
+    records = SweepFolder.open(bad).read().values()
+    outcome = next(r.outcome for r in records if r.config["what"] == what)
+    status, message = BAD[what]
+    assert outcome.status == status
+    assert any(part in outcome.message for part in message.replace("\\", "").split("|"))
+    assert statuses(bad)["compute"] == "done"
+
+
+def test_a_traceback_is_kept_and_a_hanging_point_tells_where_it_hung(bad: Path) -> None:
+    outcomes = {r.config["what"]: r.outcome for r in SweepFolder.open(bad).read().values()}
+    assert 'raise ValueError("a bad point")' in outcomes["raise"].traceback
+    assert "about to hang" in outcomes["hang"].traceback and "sweep_points.py" in outcomes["hang"].traceback
+
+
+def test_failed_points_run_again_only_when_asked(tmp_path: Path) -> None:
+    flag = tmp_path / "marks"
+    points = eqprop.grid(Config, what=["raise", "compute"], marks=[str(flag)])
+    eqprop.sweep(run, points, out=tmp_path / "s", **QUIET)
+    assert eqprop.sweep(run, points, out=tmp_path / "s", **QUIET).computed == 0
+    again = eqprop.sweep(run, points, out=tmp_path / "s", retry_failed=True, **QUIET)
+    assert (again.computed, again.done, again.failed) == (1, 1, 1)
+    assert len(flag.read_text().splitlines()) == 3
+
+
+def test_memory_of_this_process_is_found_and_that_of_an_ended_one_is_none() -> None:
+    used = resident_bytes(os.getpid())
+    assert used is not None and 2**26 < used < 2**36
+    assert resident_bytes(2**22 + 1) is None
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def sweeping(points: list[Config], out: Path) -> Iterator[BaseProcess]:
+    one = process_context(1).Process(target=sweep_points.sweep_alone, args=(points, out))  # type: ignore[attr-defined]
+    one.start()
+    try:
+        yield one
+    finally:
+        one.kill()
+        one.join()
+
+
+def marks_of(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def await_true(condition: Any, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("kill", ["the whole tree", "the parent alone"])
+def test_a_sweep_killed_at_random_moments_ends_with_the_table_of_an_undisturbed_one(
+    tmp_path: Path, kill: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks, out = tmp_path / "marks", tmp_path / "killed"
+    points = eqprop.grid(Config, beta=[0.1, 0.2], seed=range(7), marks=[str(marks)])
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(2):
+        before = len(marks_of(marks))
+        with sweeping(points, out) as one:
+            await_true(lambda before=before, one=one: len(marks_of(marks)) > before or not one.is_alive())
+            time.sleep(rng.uniform(0.0, 0.3))
+            kills += one.is_alive()
+            pids = [one.pid] + (
+                [int(mark[0]) for mark in marks_of(marks)[before:][-2:]] if kill == "the whole tree" else []
+            )
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type]
+    assert kills >= 1
+    assert eqprop.sweep(run, points, out=out, n_jobs=2, **QUIET).done == len(points)
+    eqprop.sweep(run, points, out=tmp_path / "calm", n_jobs=1, **QUIET)
+    for name in ("table.csv", "table.h5"):
+        assert (out / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+    assert len(list((out / "points").iterdir())) == len(points)  # and no temporary file
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    points = eqprop.grid(Config, what=["hang"], seed=range(2), marks=[str(marks)])
+    with sweeping(points, tmp_path / "s") as one:
+        await_true(lambda: len(marks_of(marks)) == 2)
+        os.kill(one.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    pids = [int(mark[0]) for mark in marks_of(marks)]
+    await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in pids), 20.0)
+
+
+def test_an_interrupt_leaves_a_sound_folder_and_no_process(tmp_path: Path) -> None:
+    marks, out = tmp_path / "marks", tmp_path / "s"
+    points = eqprop.grid(Config, seed=[1, 2], marks=[str(marks)])
+    points += eqprop.grid(Config, what=["hang"], marks=[str(marks)])
+
+    def interrupt() -> None:
+        await_true(lambda: len(marks_of(marks)) == 3)
+        time.sleep(0.3)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        eqprop.sweep(run, points, out=out, n_jobs=3, **QUIET)
+    thread.join()
+    assert statuses(out) == {"compute": "done"} and len(SweepFolder.open(out).read()) == 2
+    assert len((out / "table.csv").read_text().splitlines()) > 2
+    assert all(resident_bytes(int(mark[0])) in (None, 0) for mark in marks_of(marks))
+    assert eqprop.sweep(run, points[:2], out=out, **QUIET).computed == 0  # the lock is free
+
+
+def test_a_second_sweep_in_the_folder_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    out.mkdir()
+    with open(out / LOCK, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        json.dump({"pid": 1234, "host": "here"}, file)
+        file.flush()
+        with pytest.raises(RunFolderError, match=r"another sweep is running.*process 1234 on here"):
+            eqprop.sweep(run, POINTS, out=out, **QUIET)
+    assert eqprop.sweep(run, POINTS[:1], out=out, **QUIET).done == 1
+
+
+def test_on_dask_a_killed_worker_loses_nothing(tmp_path: Path, calm: Path) -> None:
+    pytest.importorskip("distributed")
+    marks, out = tmp_path / "marks", tmp_path / "dask"
+    points = eqprop.grid(Config, beta=[0.1, 0.2, 0.3], seed=range(6), marks=[str(marks)])
+    killed: list[int] = []
+
+    def kill() -> None:
+        await_true(lambda: len(marks_of(marks)) >= 4)
+        killed.append(int(marks_of(marks)[-1][0]))
+        os.kill(killed[0], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    report = eqprop.sweep(run, points, out=out, engine="dask", n_jobs=2, **QUIET)
+    thread.join()
+    messages = [r.outcome.message for r in SweepFolder.open(out).read().values() if r.outcome.status != "done"]
+    assert killed and killed[0] != os.getpid() and report.done == len(points), messages
+    eqprop.sweep(run, points, out=tmp_path / "calm", n_jobs=2, **QUIET)
+    assert (out / "table.csv").read_bytes() == (tmp_path / "calm" / "table.csv").read_bytes()
+
+
+# -- what is computed again, and what is not -------------------------------------------------------------------------
+
+
+def test_no_point_is_computed_twice_and_more_points_may_join(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    few = eqprop.grid(Config, seed=range(2), marks=[str(marks)])
+    more = eqprop.grid(Config, seed=range(4), marks=[str(marks)])
+    assert eqprop.sweep(run, few + few, out=tmp_path / "s", **QUIET).points == 2
+    report = eqprop.sweep(run, more, out=tmp_path / "s", **QUIET)
+    assert (report.points, report.computed, report.done) == (4, 2, 4)
+    assert Counter(mark[2] for mark in marks_of(marks)) == {"0": 1, "1": 1, "2": 1, "3": 1}
+
+
+def test_points_of_another_version_of_the_code_are_computed_again_and_kept_apart(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    eqprop.sweep(run, POINTS[:2], out=out, version="1", **QUIET)
+    assert eqprop.sweep(run, POINTS[:1], out=out, version="2", **QUIET).computed == 1
+    assert len(SweepFolder.open(out).read()) == 1 and len(list((out / "points").iterdir())) == 3
+    assert eqprop.sweep(run, POINTS[:2], out=out, version="1", **QUIET).computed == 0
+
+
+def test_the_version_follows_the_source_of_run_but_not_its_comments() -> None:
+    assert code_version(run) != code_version(run_other)
+    assert "tests.sweep_points.run, source " in code_version(run)
+    namespaces = []
+    for body in ("    # a comment\n    return {'a':   1}\n", "    return {'a': 1}\n", "    return {'a': 2}\n"):
+        namespaces.append(_compiled(f"def run(config):\n{body}"))
+    same, also, other = (code_version(n) for n in namespaces)
+    assert same == also != other
+
+
+def _compiled(source: str) -> Any:
+    import linecache
+
+    name = f"<source {len(linecache.cache)}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(True), name)
+    namespace: dict[str, Any] = {"__name__": "tests.compiled"}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace["run"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "a number changed", "emptied"])
+def test_a_damaged_point_is_named_kept_and_computed_again(tmp_path: Path, calm: Path, damage: str) -> None:
+    out = tmp_path / "s"
+    shutil.copytree(calm, out)
+    whole = (out / "table.csv").read_bytes()
+    path = sorted((out / "points").iterdir())[5]
+    text = path.read_text()
+    path.write_text({"truncated": text[:-40], "emptied": "", "a number changed": text.replace("0.5", "0.6", 1)}[damage])
+    assert path.read_text() != text
+    with pytest.warns(SweepWarning, match=path.name):
+        assert len(set(eqprop.load_sweep(out)["point"])) == len(POINTS) - 1
+    with pytest.warns(SweepWarning, match=f"{path.stem}.damaged"):
+        assert eqprop.sweep(run, POINTS, out=out, **QUIET).computed == 1
+    assert path.with_suffix(".damaged").exists() and (out / "table.csv").read_bytes() == whole
+
+
+# -- several points at once, devices, progress -----------------------------------------------------------------------
+
+
+def test_points_run_together_give_what_they_give_alone(tmp_path: Path) -> None:
+    points = eqprop.grid(Config, seed=range(5), what=["compute", "raise"])
+    eqprop.sweep(run, points, out=tmp_path / "s", run_many=run_many, together=lambda c: c.seed < 3, members=4, **QUIET)
+    records = [r for r in SweepFolder.open(tmp_path / "s").read().values()]
+    assert len(records) == 10
+    for record in records:
+        # of 6 points at most 4 together: 3 and 3; the other 4 make one batch
+        assert record.outcome.members == (3 if record.config["seed"] < 3 else 4)
+        if record.config["what"] == "raise":
+            assert record.outcome.status == "error" and "one of them" in record.outcome.message
+        else:
+            assert record.outcome.result["together"] == record.outcome.members
+            config = Config(seed=record.config["seed"])
+            assert record.outcome.result["error_percent"] == run_other(config)["error_percent"]
+
+
+def test_points_of_a_batch_that_fails_as_a_whole_run_one_by_one(tmp_path: Path) -> None:
+    points = eqprop.grid(Config, what=["compute", "sink", "raise"])
+    report = eqprop.sweep(run, points, out=tmp_path / "s", run_many=run_many, **QUIET)
+    assert statuses(tmp_path / "s") == {"compute": "done", "sink": "done", "raise": "error"} and report.computed == 3
+
+
+def test_gpus_are_handed_out_and_threads_are_limited(tmp_path: Path) -> None:
+    points = eqprop.grid(Config, seed=range(6), what=["environment"])
+    eqprop.sweep(run, points, out=tmp_path / "s", gpus=(3, "5"), threads=2, **QUIET)
+    results = [r.outcome.result for r in SweepFolder.open(tmp_path / "s").read().values()]
+    assert {r["gpu"] for r in results} == {"3", "5"} and {r["threads"] for r in results} == {2}
+
+
+def test_the_line_tells_done_failed_running_and_the_time_left() -> None:
+    shown = SweepProgress(False, 60, 20, 10)
+    assert shown.text(2, time.monotonic()).startswith("20 done, 10 failed, 2 running, ?")
+    shown.done += 10
+    assert shown.text(2, shown._begin + 30.0) == "30 done, 10 failed, 2 running, 01:00 left"
+    shown.close()
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+def nested() -> Any:
+    def inner(config: Config) -> dict[str, Any]:
+        return {}
+
+    return inner
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"points": []}, "got none, needed at least one"),
+        ({"points": [Config]}, "got a class, needed its objects"),
+        ({"points": [Config(), OtherConfig()]}, "got configs of Config and OtherConfig"),
+        ({"points": [{"beta": 1}]}, "got dict, needed a dataclass"),
+        ({"points": [Config(part=object())]}, r"Config\.part: got object, needed what JSON can hold"),  # type: ignore[arg-type]
+        ({"run": nested()}, "top level of a module"),
+        ({"run": lambda config: {}}, "top level of a module"),
+        ({"n_jobs": 0}, "n_jobs: got 0"),
+        ({"threads": True}, "threads: got True"),
+        ({"engine": "threads"}, "engine: got 'threads'"),
+        ({"timeout_seconds": 0}, "timeout_seconds: got 0"),
+        ({"memory_bytes": -1}, "memory_bytes: got -1"),
+        ({"gpus": (0,), "n_jobs": 2}, "give an id twice"),
+        ({"gpus": (0,), "engine": "dask"}, "CUDA_VISIBLE_DEVICES"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_is_made(
+    tmp_path: Path, changes: dict[str, Any], text: str
+) -> None:
+    settings: dict[str, Any] = {"run": run, "points": POINTS, "out": tmp_path / "s"} | changes
+    with pytest.raises(ConfigError, match=text):
+        eqprop.sweep(settings.pop("run"), settings.pop("points"), **settings, **QUIET)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, calm: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"another sweep: of function tests.sweep_points.run, but .*run_other"):
+        eqprop.sweep(run_other, POINTS, out=calm, **QUIET)
+    with pytest.raises(RunFolderError, match="of config Config, but OtherConfig"):
+        eqprop.sweep(run, [OtherConfig()], out=calm, **QUIET)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    with pytest.raises(RunFolderError, match=r"has config.json but no sweep"):
+        eqprop.sweep(run, POINTS, out=tmp_path / "run", **QUIET)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match="is a file"):
+        eqprop.sweep(run, POINTS, out=tmp_path / "file", **QUIET)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "sweep.json").write_text("{")
+    with pytest.raises(RunFolderError, match=r"sweep.json is damaged"):
+        eqprop.sweep(run, POINTS, out=tmp_path / "torn", **QUIET)
+
+
+def test_a_job_shares_its_time_among_its_points() -> None:
+    job = Job(("a", "b"), (1, 2), run, limits=Limits(timeout_seconds=1.0))
+    outcomes = job.failed("timeout", "late", seconds=3.0)
+    assert [(o.key, o.wall_seconds, o.members) for o in outcomes] == [("a", 1.5, 2), ("b", 1.5, 2)]
+
+
+def test_configs_that_mean_other_things_have_other_keys() -> None:
+    from eqprop._sweep_config import plain, point_key
+
+    keys = {point_key(plain(c), "1") for c in (Config(), Config(part=Part()), Config(beta=0.2), Config(seed=1))}
+    assert len(keys) == 4
