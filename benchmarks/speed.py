@@ -16,6 +16,7 @@ import torch
 import eqprop
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
 from benchmarks._speed_conv import conv_suite
+from benchmarks._speed_substrate import substrate_suite
 from benchmarks._timing import medians
 from eqprop._complex import ComplexCostNudge, ComplexSystem
 
@@ -204,12 +205,13 @@ def rule_suite(arguments: argparse.Namespace) -> None:
     )
 
 
-SUITES = {"step": step_suite, "rules": rule_suite, "conv": conv_suite}
+SUITES = {"step": step_suite, "rules": rule_suite, "conv": conv_suite, "substrate": substrate_suite}
 # what an option is where it is not given, by suite
 DEFAULTS = {
-    "step": {"batch_size": 16, "sweeps": 15, "rounds": 15},
-    "rules": {"batch_size": 50, "sweeps": 15, "rounds": 15},
-    "conv": {"batch_size": 32, "sweeps": 5, "rounds": 7},
+    "step": {"network": "784-1024-10", "batch_size": 16, "sweeps": 15, "rounds": 15},
+    "rules": {"network": "784-256-256-10", "batch_size": 50, "sweeps": 15, "rounds": 15},
+    "conv": {"network": "128-256-512-512", "batch_size": 32, "sweeps": 5, "rounds": 7},
+    "substrate": {"network": "784-256-10", "batch_size": 64, "sweeps": 15, "rounds": 15},
 }
 
 
@@ -232,10 +234,13 @@ def options() -> argparse.ArgumentParser:
         "--suite",
         choices=SUITES,
         default="step",
-        help="step: against products; rules: extra costs; conv: convolutional sweeps against raw convolutions",
+        help="step: against products; rules: extra costs; conv: convolutional sweeps against raw convolutions; "
+        "substrate: steps on chips against plain ones",
     )
-    suite.add_argument("--network", default="784-1024-10", help="units of each layer (step)")
-    suite.add_argument("--batch-size", type=int, help="samples a step (default: 16; conv: 32)")
+    suite.add_argument(
+        "--network", help="units of each layer of step and substrate (default: 784-1024-10; substrate: 784-256-10)"
+    )
+    suite.add_argument("--batch-size", type=int, help="samples a step (default: 16; conv: 32; substrate: 64)")
     suite.add_argument("--sweeps", type=int, help="sweeps of each phase (default: 15; conv: 5)")
     suite.add_argument("--rounds", type=int, help="rounds of turns (default: 15; conv: 7)")
     suite.add_argument("--free-sweeps", type=int, default=60, help="of the gradients that conv compares")

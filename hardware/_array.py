@@ -2,286 +2,283 @@
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
 from eqprop._connections import Connection
 from eqprop._errors import ConfigError
-from hardware._cell_array import CellArray
+from hardware._ageing import PowerLawDrift
+from hardware._clipping import FAR, clipped_moments
+from hardware._curves import InversePower
 from hardware._device_noise import ReadNoise
+from hardware._fluctuations import Fluctuations
+from hardware._held_cells import HeldCells
 from hardware._mixing import Mixin
-from hardware._paths import mixed
-from hardware._step_laws import Cells
+from hardware._moment import Moment as Moment
+from hardware._scoped_draws import ScopedDraws, mixed
 from hardware._streams import Streams
-from hardware._substrate import Substrate
 from hardware._units import ROOM_TEMPERATURE_KELVIN
 
-_COUNTS = ("writes", "pulses", "clipped")
+if TYPE_CHECKING:
+    from hardware._substrate import Substrate
 
 
-@dataclass
-class Moment:
-    """The counters of a chip: which pass, which relaxation in it, and what its clock shows.
-
-    Attributes:
-        passes: drives so far.
-        phase: relaxations since the drive; 0 for the first.
-        samples: samples so far.
-        clock: nanoseconds since fabrication.
-        phase_time: nanoseconds of a phase.
-    """
-
-    passes: int = 0
-    phase: int = 0
-    samples: int = 0
-    clock: int = 0
-    phase_time: int = 0
-
-    def counters(self, scope: str, write: int) -> tuple[int, ...]:
-        """What a draw of that scope depends on."""
-        return {"chip": (), "write": (write,), "sample": (self.passes,), "phase": (self.passes, self.phase)}[scope]
-
-
-class Array(nn.Module):
+class Array(HeldCells):
     """What acts in the place of a weight ``[heads, tails, ...]``: its cells, their fluctuations, the gains of its ways.
 
     Attributes:
-        conductance: of both cells of every weight as they were written, ``[2, *weight]`` siemens.
-        requested: the weight that the cells were last asked to hold.
-        written: nanoseconds on the chip's clock of the last write of every cell.
-        counts: writes and pulses of single cells, and weights that a write clipped; so far.
-        scale: siemens a unit of weight.
+        noisy_inputs: whether read noise is left to the signals that the array makes of clamped inputs, see
+            ``input_variance``; what acts is then the mean.
+        twin: an array like this one with cells of its own, which acts in its place in nudged phases; or None.
     """
 
     _ahead: Tensor | None
     _back: Tensor | None
-    _cells_normal: Tensor
-    conductance: Tensor
-    _hidden: Tensor | None
-    requested: Tensor
-    written: Tensor
-    counts: Tensor
 
     def __init__(self, key: str, weight: Tensor, substrate: Substrate, streams: Streams, moment: Moment) -> None:
-        super().__init__()
-        self.key, self._substrate, self._streams, self._moment = key, substrate, streams, moment
-        self._seen: tuple[int, int] | None = None
-        self._kept: dict[str, tuple[Any, Any]] = {}
-        self._write = 0
-        self._moving = any(f.scope == "phase" for f in substrate.fluctuations)
+        super().__init__(key, weight, substrate.cells, streams, moment)
+        self._substrate = substrate
+        self.noisy_inputs = False
+        self.twin: Array | None = None
+        if substrate.twin:
+            self.twin = Array(f"{key}/twin", weight, replace(substrate, twin=False), streams, moment)
+        self._draws = ScopedDraws(key, streams, moment)
+        like = weight if self.layout is None else self.conductance
+        self.fluctuations = Fluctuations(substrate.fluctuations, key, like, streams, moment, self._draws)
+        self._moving = self.fluctuations.moving
         self._moving |= substrate.cells is not None and substrate.cells.changes_between_phases
         gains = None if substrate.paths is None else substrate.paths.draw(key, streams, weight)
         self.register_buffer("_ahead", None if gains is None else gains[0], persistent=False)
         self.register_buffer("_back", None if gains is None else gains[1], persistent=False)
-        self.layout = substrate.cells
-        if self.layout is not None:
-            self._fabricate(self.layout, weight)
 
-    def _fabricate(self, layout: CellArray, weight: Tensor) -> None:
-        made = self.device = layout.resolved()
-        shape = (2, *weight.shape)
-        cells = made.fabricate_cells(shape, self._streams.generator(f"cells/{self.key}"), weight.dtype)
-        if layout.stuck_share is not None:
-            draws = [self._streams.uniform(f"cells.{name}/{self.key}", (), shape, weight) for name in ("stuck", "at")]
-            stuck = draws[0] < layout.stuck_share
-            at = made.g_min_siemens + draws[1] * (made.g_max_siemens - made.g_min_siemens)
-            low, high = torch.where(stuck, at, cells.low_siemens), torch.where(stuck, at, cells.high_siemens)
-            steps = [torch.where(stuck, 0.0, s) for s in (cells.step_up_siemens, cells.step_down_siemens)]
-            cells = cells._replace(
-                step_up_siemens=steps[0], step_down_siemens=steps[1], low_siemens=low, high_siemens=high, stuck=stuck
-            )
-        for name, value in cells._asdict().items():
-            self.register_buffer(f"_cells_{name}", value.to(weight.device), persistent=False)
-        most = float(weight.abs().max())
-        self.weight_range = layout.weight_range or layout.headroom * most
-        if not self.weight_range > 0.0:
-            raise ConfigError(
-                f"connection {self.key}: got weights that are all 0, needed a range for its cells; write "
-                "CellArray(weight_range=1.0)"
-            )
-        self.scale = (made.g_max_siemens - made.g_min_siemens) / self.weight_range
-        share = float((weight.abs() > self.weight_range).double().mean())
-        if share > 0.5:
-            warnings.warn(
-                f"connection {self.key}: {100 * share:.0f} % of the weights lie outside the range of its cells, "
-                f"+-{self.weight_range:g}, and are clipped (the largest is {most:.3g}); write "
-                f"CellArray(weight_range={most:.2g}), or weight_range=None",
-                RuntimeWarning,
-                stacklevel=6,
-            )
-        self.register_buffer("conductance", weight.new_zeros(shape))
-        has_write_noise = made.pulses is not None and made.pulses.write_noise > 0
-        self.register_buffer("_hidden", weight.new_zeros(shape) if has_write_noise else None)
-        self.register_buffer("requested", torch.full_like(weight, torch.nan))
-        self.register_buffer("written", torch.zeros(shape, dtype=torch.int64, device=weight.device))
-        self.register_buffer("counts", torch.zeros(len(_COUNTS), dtype=torch.int64, device=weight.device))
-        self.write(weight)
+    def set_write_number(self, write: int) -> None:
+        super().set_write_number(write)
+        if self.twin is not None:
+            self.twin.set_write_number(write)
 
-    @property
-    def cells(self) -> Cells:
-        """What chance decided for each cell, ``[2, *weight]``."""
-        return Cells(*(getattr(self, f"_cells_{name}") for name in Cells._fields))
+    def forget(self) -> None:
+        super().forget()
+        for part in (getattr(self, "fluctuations", None), getattr(self, "twin", None)):
+            if part is not None:
+                part.forget()
 
     @property
     def moving(self) -> bool:
         """Whether two phases of a pass see different conductances."""
-        return self._moving
-
-    # -- weights and conductances --------------------------------------------------------------------------------------
-
-    def targets(self, weight: Tensor) -> Tensor:
-        """The conductances that a weight asks of its two cells, on a level, clipped to the range."""
-        layout, made = self.layout, self.device
-        low, span = made.g_min_siemens, made.g_max_siemens - made.g_min_siemens
-        share = weight / self.weight_range
-        if layout is not None and layout.mapping == "balanced":
-            both = torch.stack([0.5 + 0.5 * share, 0.5 - 0.5 * share])
-        else:
-            both = torch.stack([share, -share])
-        return made.nearest_level(both.clamp_(0.0, 1.0) * span + low)
-
-    def decoded(self, conductance: Tensor) -> Tensor:
-        """The weight that two conductances stand for."""
-        return (conductance[0] - conductance[1]) / self.scale
-
-    @torch.no_grad()
-    def write(self, weight: Tensor) -> None:
-        """Program the cells whose target changed."""
-        fresh = torch.isnan(self.requested)
-        changed = (weight != self.requested) | fresh
-        now = self.targets(weight)
-        touched = changed & ((now != self.targets(self.requested)) | fresh)
-        self.next_write()
-        g = self.device.program(now, self._streams.generator(f"write/{self.key}", self._write), self.cells)
-        self.settled(torch.where(touched, g, self.conductance), touched, weight)
-        self.counts[0] += touched.sum()
-        self.counts[2] += (changed & (weight.abs() > self.weight_range)).sum()
+        return self._moving or self.twin is not None
 
     @property
-    def write_number(self) -> int:
-        """Writes of the array so far."""
-        return self._write
-
-    def next_write(self) -> None:
-        """Count a write; what is of scope ``write`` will be drawn anew."""
-        self._write += 1
-
-    @property
-    def hidden(self) -> Tensor:
-        """Conductances on which pulses act: those that are seen, less the noise of a write where the device has it."""
-        return self.conductance if self._hidden is None else self._hidden
-
-    @torch.no_grad()
-    def settled(self, conductance: Tensor, touched: Tensor, weight: Tensor, hidden: Tensor | None = None) -> None:
-        """Take conductances over as written now: cells that were touched restart their clocks."""
-        self.conductance.copy_(conductance)
-        if self._hidden is not None:
-            self._hidden.copy_(conductance if hidden is None else hidden)
-        self.written.masked_fill_(touched, self._moment.clock)
-        self.requested.copy_(weight)
+    def now(self) -> Array:
+        """The array that acts in this phase: itself, or its twin."""
+        return self if self.twin is None or self._moment.phase == 0 else self.twin
 
     def follow(self, weight: Tensor) -> bool:
-        """Write what changed since the last look; returns whether the cells were written."""
-        if self.layout is None:
-            return False
-        seen = (weight._version, weight.data_ptr())
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        if torch.equal(weight, self.requested):  # as after a checkpoint, or another precision
-            return False
-        self.write(weight.detach())
-        return True
+        """Write what changed since the last look, to the twin too; returns whether cells were written."""
+        written = super().follow(weight)
+        return written if self.twin is None else self.twin.follow(weight) or written
 
     # -- what acts -----------------------------------------------------------------------------------------------------
 
     def effective(self, weight: Tensor, back: bool) -> Tensor:
         """What acts as the weight in this phase, on the way there or back."""
+        if self.now is not self:
+            return self.now.effective(weight, back)
         gain, acting = self._back if back else self._ahead, self._acting(weight)
         if gain is None:
             return acting
-        return self._remembered(f"gained{back}", acting, lambda: acting * gain)
+        gained: Tensor = self._kept(f"gained{back}", (acting,), lambda: acting * gain)
+        return gained
+
+    def input_variance(self) -> Tensor:
+        """Variance of what acts on the way there, ``[heads, tails]``: read noise that was left to the signals."""
+        if self.now is not self:
+            return self.now.input_variance()
+        if self.layout is None or self.device.reading is None:
+            raise ConfigError(f"connection {self.key}: got no read noise, needed CellArray(read_noise=True)")
+        noise, gain = self.device.reading, self._ahead
+        variance, factors = self._read_moments(noise)[1], self.fluctuations.factors(self._write, self.conductance)
+
+        def made() -> Tensor:
+            v = variance
+            for f in factors:
+                v = v * f * f
+            v = v.sum(0).mul_(1 / self.scale**2)
+            return v if gain is None else v * gain * gain
+
+        result: Tensor = self._kept("input variance", (variance, *factors), made)
+        return result
 
     def _acting(self, weight: Tensor) -> Tensor:
-        at = (self._moment.passes, self._moment.phase if self.moving else 0, self._write)
-        stamp = (at, weight.dtype, weight.device, weight._version if self.layout is None else 0)
-        return self._remembered("acting", stamp, lambda: self._now(weight.detach()))
-
-    def _remembered(self, name: str, stamp: Any, make: Any) -> Tensor:
-        kept = self._kept.get(name)
-        same = kept is not None and (kept[0] is stamp if isinstance(stamp, Tensor) else kept[0] == stamp)
-        if kept is None or not same:
-            with torch.no_grad():
-                kept = self._kept[name] = (stamp, make())
-        value: Tensor = kept[1]
-        return value
-
-    def _now(self, weight: Tensor) -> Tensor:
         if self.layout is None:
-            return self._fluctuating(weight)
-        return self.decoded(self.conductance_now())
+            factors = self.fluctuations.factors(self._write, weight)
+            stamp = (weight._version, weight.data_ptr(), weight.dtype, *factors)
+            applied = lambda: self.fluctuations.applied(weight.detach(), self._write)  # noqa: E731
+            fluctuating: Tensor = self._kept("acting", stamp, applied)
+            return fluctuating
+        g = self.conductance_now()
+        decoded: Tensor = self._kept("acting", (g,), lambda: self.decoded(g))
+        return decoded
 
     @torch.no_grad()
     def conductance_now(self) -> Tensor:
-        """The conductances that act in this phase, ``[2, *weight]`` siemens."""
-        layout, made = self.layout, self.device
-        g = self.conductance
-        if layout is None:
+        """The conductances that act in this phase, ``[cells, *weight]`` siemens; see ``noisy_inputs``."""
+        if self.now is not self:
+            return self.now.conductance_now()
+        layout, made = self.layout, self.device if self.layout is not None else None
+        if layout is None or made is None:
             raise ConfigError(f"connection {self.key}: got no cells, needed Substrate(cells=CellArray(...))")
-        seconds: Tensor | float = 0.0
-        if made.ageing is not None or made.reading is not None:
-            seconds = ((self._moment.clock - self.written).to(torch.float64) * 1e-9).to(g.dtype)
-        if made.ageing is not None:
-            coefficient = self._remembered(
-                "drift", self._write, lambda: made.drift_coefficient(self.conductance, self._cells_normal)
-            )
-            g = made.drifted(g, coefficient, seconds)
-        if self._substrate.temperature_kelvin != ROOM_TEMPERATURE_KELVIN:
-            g = made.at_temperature(g, self._substrate.temperature_kelvin)
+        g = self.undisturbed()
         if made.reading is not None:
-            g = self._read(made.reading, layout, g, seconds)
-        g = self._fluctuating(g)
-        if layout.wire_ohms:
-            g = g / (1 + g * layout.wire_ohms * self._wires())
-        return g
+            g = self._read_moments(made.reading)[0] if self.noisy_inputs else self._read(made.reading, g)
+        factors = self.fluctuations.factors(self._write, g)
+        if not factors and not layout.wire_ohms:
+            return g
 
-    def _read(self, noise: ReadNoise, layout: CellArray, g: Tensor, seconds: float | Tensor) -> Tensor:
-        """``Device.read`` with noise of a scope, and its strength kept between writes: see ``ReadNoise``."""
+        def disturbed() -> Tensor:
+            h = self.fluctuations.applied(g, self._write)
+            return h / (1 + h * layout.wire_ohms * self._wires()) if layout.wire_ohms else h
+
+        result: Tensor = self._kept("disturbed", (g, *factors), disturbed)
+        return result
+
+    # -- ageing and temperature ----------------------------------------------------------------------------------------
+
+    def undisturbed(self) -> Tensor:
+        """Conductances now, before a read disturbs them: one object for as long as they are the same."""
+        made, kelvin = self.device, self._substrate.temperature_kelvin
+        g = self._aged()
+        if kelvin == ROOM_TEMPERATURE_KELVIN:
+            return g
+        warm: Tensor = self._kept("warm", (g,), lambda: made.at_temperature(g, kelvin))
+        return warm
+
+    def _aged(self) -> Tensor:
+        made, law = self.device, self.device.ageing
+        written: Tensor = self._kept("conductance", (self._write,), self.conductance.detach)  # a new object a write
+        at = self._looked_at()
+        youngest, oldest = self.ages(at)
+        if law is None or oldest == 0.0:
+            return written
+        kept = self._kept.last("aged")
+        touched = self.touched_since(kept[0][0]) if kept is not None and kept[0][1] == at else None
+
+        def aged() -> Tensor:
+            if kept is not None and touched is not None and len(touched) == 1 and touched[0] is not None:
+                return _replaced(kept[1], touched[0], written)
+            coefficient = made.drift_coefficient(written, self._cells_normal)
+            return made.drifted(written, coefficient, oldest if youngest == oldest else self.age_of_each(at))
+
+        result: Tensor = self._kept("aged", (self._write, at), aged)
+        return result
+
+    def _looked_at(self) -> int:
+        """The time for which ageing is worked out: the last tick of a clock within whose period nothing moves by more
+        than a millionth of itself; a function of the time alone, so that a resumed run agrees."""
+        ticks: int = self._kept("ticks", (), self._ticks)
+        return self._moment.clock - self._moment.clock % ticks
+
+    def _ticks(self) -> int:
+        """That period in nanoseconds, a power of two."""
+        made, law, noise = self.device, self.device.ageing, self.device.reading
+        seconds = 1.0
+        if law is not None:
+            seconds = 0.0
+            if isinstance(law, PowerLawDrift):
+                largest = law.largest(float(self._cells_normal.abs().max()))
+                seconds = min(1.0, 1e-6 * made.first_read_seconds / max(largest, 1e-9))
+        if noise is not None and noise.t_read_seconds is not None:
+            growth = float(noise.growth(made.first_read_seconds))
+            seconds = min(seconds, 2e-6 * growth**2 * (made.first_read_seconds + noise.t_read_seconds))
+        return int(2 ** math.floor(math.log2(max(seconds * 1e9, 1.0))))
+
+    # -- read noise ----------------------------------------------------------------------------------------------------
+
+    def _read_std(self, noise: ReadNoise, g: Tensor) -> tuple[Tensor, float | Tensor]:
+        """Standard deviation of a read in two factors: one that a write decides, ``[cells, ...]``, and its growth."""
         made = self.device
-        strength = self._remembered(
-            "strength", self._write, lambda: noise.q(self.conductance / made.g_max_siemens).clamp(min=0.0)
-        )
-        std = strength * (g if noise.relative else made.g_max_siemens)
-        std = std * noise.growth(seconds + made.first_read_seconds)
-        g = torch.addcmul(g, std, self._noise("read", layout.read_scope, layout.read_correlation, g))
-        return g.clamp_(made.g_min_siemens if made.hard_range else 0.0, made.g_max_siemens if made.hard_range else None)
+        strength = self._strength(noise)
+        unit: Tensor = strength
+        if noise.relative:
+            unit = self._kept("unit", (strength, g), lambda: strength * g)
+        if noise.t_read_seconds is None:
+            return unit, 1.0
+        at = self._looked_at()
+        least, most = (float(noise.growth(t + made.first_read_seconds)) for t in self.ages(at))
+        if most - least <= 1e-3 * most:  # the strength of a noise need not be known better
+            return unit, most
+        make = lambda: noise.growth(self.age_of_each(at) + made.first_read_seconds)  # noqa: E731
+        growth: Tensor = self._kept("growth", (self._write, at), make)
+        return unit, growth
 
-    def _fluctuating(self, g: Tensor) -> Tensor:
-        for n, f in enumerate(self._substrate.fluctuations):
-            if f.relative_std:
-                factor = 1 + f.relative_std * self._noise(f"fluctuation{n}", f.scope, f.correlation, g)
-                g = g * factor.clamp_(min=0.0)
-        return g
+    def _strength(self, noise: ReadNoise) -> Tensor:
+        made, kept = self.device, self._kept.last("strength")
+        touched = None if kept is None else self.touched_since(kept[0][0])
 
-    def _noise(self, source: str, scope: str, correlation: float, like: Tensor) -> Tensor:
-        """Normal numbers of that scope; those that a longer scope holds are kept."""
-        moment, name = self._moment, f"{source}/{self.key}"
+        def strength(g: Tensor) -> Tensor:
+            q = noise.q(g / made.g_max_siemens)
+            q = q if isinstance(noise.q, InversePower) else q.clamp_(min=0.0)
+            return q if noise.relative else q.mul_(made.g_max_siemens)
 
-        def drawn(at: str) -> Tensor:
-            counters = moment.counters(at, self._write)
-            make = lambda: self._streams.normal(f"{name}.{at}", counters, like.shape, like)  # noqa: E731
-            if at == "phase":
-                return make()
-            return self._remembered(f"{name}.{at}", (counters, like.dtype, like.device), make)
+        def anew() -> Tensor:
+            if kept is not None and touched is not None and len(touched) == 1:
+                numbers = touched[0]
+                if numbers is not None and numbers.dtype == torch.int64:
+                    few = strength(self.conductance.view(-1).index_select(0, numbers))
+                    return kept[1].view(-1).index_copy(0, numbers, few).view_as(kept[1])
+            return strength(self.conductance)
 
-        if scope != "phase" or correlation == 0.0:
-            return drawn(scope)
-        return drawn("sample") if correlation == 1.0 else mixed(drawn("sample"), drawn("phase"), correlation)
+        result: Tensor = self._kept("strength", (self._write,), anew)
+        return result
+
+    def _read(self, noise: ReadNoise, g: Tensor) -> Tensor:
+        """``Device.read`` with noise of a scope, and its strength kept between writes: see ``ReadNoise``."""
+        layout = self.layout
+        if layout is None:
+            return g
+        unit, growth = self._read_std(noise, g)
+        draws = self._draws("read", layout.read_scope, layout.read_correlation, self._write, g)
+
+        def read() -> Tensor:
+            seen = torch.addcmul(g, unit * growth, mixed(draws))
+            low, high = self._read_bounds
+            return seen.clamp_(low, high)
+
+        result: Tensor = self._kept("read", (g, unit, growth, *(d for d, _ in draws)), read)
+        return result
+
+    def _read_moments(self, noise: ReadNoise) -> tuple[Tensor, Tensor]:
+        """Mean and variance of a read of every cell, exact also where noise meets a bound."""
+        g = self.undisturbed()
+        unit, growth = self._read_std(noise, g)
+        far = self._kept("far", (unit, g), lambda: self._distance(noise, g, unit))
+
+        def moments() -> tuple[Tensor, Tensor]:
+            if not isinstance(growth, Tensor) and far > FAR * growth:
+                return g, (unit * unit).mul_(growth * growth)
+            return clipped_moments(g, unit * growth, *self._read_bounds)
+
+        result: tuple[Tensor, Tensor] = self._kept("moments", (g, unit, growth), moments)
+        return result
+
+    @property
+    def _read_bounds(self) -> tuple[float, float | None]:
+        made = self.device
+        return (made.g_min_siemens, made.g_max_siemens) if made.hard_range else (0.0, None)
+
+    def _distance(self, noise: ReadNoise, g: Tensor, unit: Tensor) -> float:
+        """The least distance of a conductance from the bounds of a read, in units of ``unit``."""
+        low, high = self._read_bounds
+        if noise.relative and low == 0.0 and high is None:
+            return 1.0 / max(float(self._strength(noise).max()), 1e-30)
+        room = g - low if high is None else torch.minimum(g - low, high - g)
+        return float((room / unit).nan_to_num_(nan=torch.inf).min())  # nothing to cut off where there is no noise
+
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _wires(self) -> Tensor:
         """Wires between a cell and its two drivers: along its row and along its column."""
@@ -290,14 +287,17 @@ class Array(nn.Module):
         columns = torch.arange(tails, device=self.requested.device)[None]
         return (rows + columns + 2).to(self.requested.dtype).reshape(self.requested.shape)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Array:
-        self._kept.clear()  # of another device or precision
-        self._seen = None
-        made: Array = super()._apply(fn, recurse)
-        return made
-
     def extra_repr(self) -> str:
-        return "" if self.layout is None else f"{self.device.name}, weights to +-{self.weight_range:.3g}"
+        if self.layout is None:
+            return ""
+        return f"{self.device.name}, {self.layout.mapping}, weights to {self.weight_range:.3g}"
+
+
+def _replaced(old: Tensor, cells: Tensor, new: Tensor) -> Tensor:
+    """``new`` in those cells, 1.0 or 0.0 each or numbers, and ``old`` elsewhere."""
+    if cells.is_floating_point():
+        return torch.lerp(old, new, cells)
+    return old.view(-1).index_copy(0, cells, new.reshape(-1).index_select(0, cells)).view_as(old)
 
 
 class OnChip(Mixin, Connection):

@@ -11,11 +11,10 @@ from eqprop._names import lookup
 from hardware._device_checks import require_number, require_whole
 from hardware._device_table import device as device_named
 from hardware._devices import Device
+from hardware._mapping import MAPPINGS
 from hardware._printed import Printed
 from hardware._streams import require_scope
 from hardware._units import ROOM_TEMPERATURE_KELVIN
-
-_MAPPINGS = {"balanced": None, "one-sided": None}
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,7 +29,9 @@ class CellArray(Printed):
     Attributes:
         device: name (``hardware.DEVICES``) or ``Device``.
         mapping: ``"balanced"``: ``g_plus, g_minus = middle +- s W / 2``; ``"one-sided"``: one of the two at ``g_min``,
-            the other carries ``s |W|``. A device whose pulses go one way needs ``"one-sided"``.
+            the other carries ``s |W|``. A device whose pulses go one way needs ``"one-sided"``. ``"single"``: one cell
+            a parameter, for networks whose parameters are conductances (``ResistiveNetwork``): ``g = W`` in siemens,
+            clipped to the range of the device.
         weight_range: ``w_max`` of all connections; None for ``headroom`` times the largest initial weight of each.
         headroom: room for weights to grow; those beyond ``w_max`` are clipped.
         g_min_siemens, g_max_siemens: another range than the device's; all its noise goes along.
@@ -39,6 +40,11 @@ class CellArray(Printed):
         read_scope: when read noise is drawn: ``"phase"`` (each relaxation afresh, the slow part of the noise apart),
             ``"sample"`` (one for all phases of a pass), ``"write"`` or ``"chip"``.
         read_correlation: of scope ``"phase"``, between the phases of a pass, 0 to 1.
+        input_noise: where read noise of scope ``"sample"`` or ``"phase"`` is drawn in dense connections from the
+            clamped input. ``"signals"``: a number a unit and sample with the mean and variance that noise of all cells
+            gives the unit's input, so that every sample sees its own noise, as samples do that come one after another;
+            it is Gaussian, which sums of many cells are. ``"cells"``: a number a cell, the same for all samples of a
+            batch, at many times the cost. Elsewhere, and with ``wire_ohms``, noise is on the cells.
         stuck_share: probability that a cell never moves, at a conductance anywhere in the range; None for the device's.
         wire_ohms: of a wire between two cells. A cell that is ``n`` wires away from its two drivers acts with ``g / (1
             + g n wire_ohms)``: its own current alone, a lower bound of the loss.
@@ -59,15 +65,17 @@ class CellArray(Printed):
     read_noise: bool = True
     read_scope: str = "phase"
     read_correlation: float = 0.0
+    input_noise: str = "signals"
     stuck_share: float | None = None
     wire_ohms: float = 0.0
 
     def __post_init__(self) -> None:
-        lookup("CellArray.mapping", self.mapping, _MAPPINGS)
+        lookup("CellArray.mapping", self.mapping, MAPPINGS)
         if self.weight_range is not None:
             require_number("CellArray.weight_range", self.weight_range, above=0.0)
         require_number("CellArray.headroom", self.headroom, above=0.0)
         require_scope("CellArray.read_scope", self.read_scope, ("chip", "write", "sample", "phase"))
+        lookup("CellArray.input_noise", self.input_noise, {"signals": None, "cells": None})
         most = 1.0 if self.read_scope == "phase" else 0.0
         require_number("CellArray.read_correlation", self.read_correlation, least=0.0, most=most)
         require_number("CellArray.wire_ohms", self.wire_ohms, least=0.0)

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from eqprop._complex import ComplexCostNudge
+from eqprop._contrastive import ClampNudge
 from eqprop._cuda_graphs import CaptureError
 from eqprop._errors import ConfigError, DataError
 from eqprop._graph import GraphNetwork
-from eqprop._network import Cache, Drive, Network, State, System
+from eqprop._network import AdjointDynamics, Bath, Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
 from hardware._array import Array, Moment, OnChip
+from hardware._input_noise import InputNoise, Source, leaves_noise_to_signals
 from hardware._mixing import Mixin, mixed_class
-from hardware._nudge_source import SourcedNudge
+from hardware._nudge_source import NudgeSource, SourcedComplexNudge, SourcedNudge, clamp
+from hardware._rails import Rail
 from hardware._reading import Reading
 from hardware._streams import Streams
+from hardware._thermal import ThermalBath
 
 if TYPE_CHECKING:
     from hardware._substrate import Substrate
     from hardware._write import WritePath
 
 N = TypeVar("N", bound=Network)
+_AT_REST: dict[str, Any] = {"_in_time": False, "_conversions": 0, "_sourced": (None, None), "_last": None}
 
 
 class Chip(Mixin, Network):
@@ -54,6 +60,11 @@ class Chip(Mixin, Network):
         self._moment = Moment(phase_time=round(substrate.timing.phase_seconds * 1e9))
         self._fresh = True
         self._keys: Tensor | None = None
+        self._input_noise: InputNoise | None = None
+        self._windowed = substrate.thermal is not None and substrate.thermal.window_sweeps > 1
+        # nothing but arrays acts on the sweeps of a relaxation
+        self._undisturbed = substrate.thermal is None and substrate.nudge is None and substrate.rail is None
+        self._moves = False  # whether arrays change between phases
         self._given: Tensor | None = None
         self._driven: list[Drive] = []  # the last two, as they were made
         self._shifts: tuple[Any, tuple[Tensor | None, ...]] = (None, ())
@@ -61,6 +72,8 @@ class Chip(Mixin, Network):
         self._sourced: tuple[Any, Any] = (None, None)
         self._last: tuple[System, Drive, Any] | None = None
         self._steps: dict[int, int] = {}
+        self._nudged = False  # whether a phase after the free one runs
+        self._in_time = False  # whether the relaxation takes its noise from the bath, instead of a sweep at a time
         self._conversions = 0
         self.stacks_phases = self.stacks_phases and not substrate.changes_between_phases
         like = next(self.parameters())
@@ -70,25 +83,49 @@ class Chip(Mixin, Network):
                 gain, offset = substrate.nudge.draw(self.shapes[-1], self.streams, like)
                 self.register_buffer("_nudge_gain", gain, persistent=False)
                 self.register_buffer("_nudge_offset", offset, persistent=False)
+            rail = substrate.rail
+            self._supply = None if rail is None else Rail(rail, self.shapes, self.names, self.streams)
+            if rail is not None and not isinstance(self, GraphNetwork):
+                raise ConfigError(
+                    f"Substrate: got a rail for a {type(self).__bases__[1].__name__}, whose inputs have other units, "
+                    "needed a HopfieldNetwork or DirectedNetwork; write rail=None"
+                )
             self._reading = None if substrate.adc is None else Reading(substrate.adc, self, self.streams)
             if substrate.cells is not None or substrate.fluctuations or substrate.paths is not None:
                 self._fabricate_arrays()
-            elif not isinstance(self, GraphNetwork) and (substrate.nudge is not None or substrate.thermal is not None):
+            elif not self._has_units and (substrate.nudge is not None or substrate.thermal is not None):
                 raise ConfigError(
                     f"Substrate: got a {type(self).__bases__[1].__name__}, whose inputs may have other units, needed a "
-                    "HopfieldNetwork or DirectedNetwork for nudge and thermal; leave these two None"
+                    "HopfieldNetwork, DirectedNetwork or ResistiveNetwork for nudge and thermal; leave these two None"
                 )
+
+    @property
+    def _has_units(self) -> bool:
+        """Whether the units of its inputs are known, in which nudge and thermal are given."""
+        return isinstance(self, GraphNetwork)
 
     def _fabricate_arrays(self) -> None:
         if not isinstance(self, GraphNetwork):
             raise ConfigError(
                 f"Substrate: got a {type(self).__bases__[1].__name__}, with weights in code of its own, needed a "
-                "HopfieldNetwork or DirectedNetwork for cells, fluctuations and paths"
+                "HopfieldNetwork, DirectedNetwork or ResistiveNetwork for cells, fluctuations and paths"
+            )
+        if self.substrate.cells is not None and self.substrate.cells.mapping == "single":
+            raise ConfigError(
+                f"CellArray: got mapping 'single' for a {type(self).__bases__[1].__name__}, whose weights have a sign, "
+                "needed pairs of cells: one conductance cannot be negative; write CellArray(mapping='balanced')"
             )
         for key in self.connections:
             connection = self.connection(key)
             connection.array = Array(key, connection.weight.detach(), self.substrate, self.streams, self._moment)
             connection.__class__ = mixed_class(OnChip, type(connection))
+        layout, sources = self.substrate.cells, []
+        for edge in self._edges:
+            connection = self.connection(edge.key)
+            if edge.tail == -1 and isinstance(connection, OnChip) and leaves_noise_to_signals(layout, connection):
+                sources.append(Source(edge.head, connection.array, connection.weight))
+        if sources and layout is not None:
+            self._input_noise = InputNoise(sources, layout, self.streams, self._moment)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -96,6 +133,10 @@ class Chip(Mixin, Network):
         if not isinstance(self, GraphNetwork):
             return {}
         return {k: c.array for k in self.connections if isinstance(c := self.connection(k), OnChip)}
+
+    def weight_of(self, key: str) -> Tensor:
+        """The parameter that the array of that key holds."""
+        return self.get_parameter(f"connections.{key}.weight")
 
     @property
     def clock_seconds(self) -> float:
@@ -106,8 +147,19 @@ class Chip(Mixin, Network):
     def counts(self) -> dict[str, int]:
         """Writes and pulses of single cells, and weights that a write clipped, over all arrays so far."""
         names = ("writes", "pulses", "clipped")
-        total = [sum(int(a.counts[i]) for a in self.arrays.values() if a.layout is not None) for i in range(3)]
+        held = [b for a in self.arrays.values() if a.layout is not None for b in (a, a.twin) if b is not None]
+        total = [sum(int(a.counts[i]) for a in held) for i in range(3)]
         return dict(zip(names, total, strict=True))
+
+    @torch.no_grad()
+    def common_drift(self) -> Tensor:
+        """What time and temperature have made of all cells together in this phase, 0-d: the sum of their conductances
+        over that of those written; 1 without cells."""
+        held = [a for a in self.arrays.values() if a.layout is not None]
+        if not held:
+            return next(self.parameters()).new_ones(())
+        now, then = [a.undisturbed().sum() for a in held], [a.conductance.sum() for a in held]
+        return torch.stack(now).sum() / torch.stack(then).sum()
 
     def wait(self, seconds: float) -> None:
         """Let time go by, as for a chip in a drawer: cells drift, as the next relaxation will see.
@@ -151,44 +203,60 @@ class Chip(Mixin, Network):
 
     def _begin_pass(self, batch: int) -> None:
         moment = self._moment
-        written = [array.follow(self.get_parameter(f"connections.{k}.weight")) for k, array in self.arrays.items()]
+        arrays = self.arrays
+        if (moves := any(a.moving for a in arrays.values())) != self._moves:
+            self._moves = moves
+        written = [array.follow(self.weight_of(key)) for key, array in arrays.items()]
         moment.clock += round(self.substrate.timing.write_seconds * 1e9) if any(written) else 0
         moment.clock += moment.phase_time
         moment.passes += 1
         moment.phase = 0
         self._fresh = True
+        self._nudged = False
+        self._rest = None
         if self._given is not None and len(self._given) != batch:
             raise DataError(f"next_samples: got {len(self._given)} numbers for {batch} samples, needed one each")
-        running = torch.arange(moment.samples, moment.samples + batch, device=next(self.parameters()).device)
-        self._keys = running if self._given is None else self._given.to(running.device)
-        self._given = None
+        device = next(self.parameters()).device
+        self._keys = (
+            torch.arange(moment.samples, moment.samples + batch, device=device)
+            if self._given is None
+            else self._given.to(device)
+        )
+        if self._given is not None:
+            self._given = None
         moment.samples += batch
         self._new_relaxation()
 
     def _drive_at(self, x: Tensor) -> Drive:
         """What ``x`` gives at the conductances of now."""
-        dac = self.substrate.input_dac
-        if dac is None or dac.noise_std == 0.0 or self._keys is None:
-            return super().drive(x)
-        noise = self.streams.sample_normal("dac", (), self._keys, x)
-        return super().drive(x + dac.noise_std * noise)._replace(x=x)  # rules know the codes alone
+        dac, seen = self.substrate.input_dac, x
+        if dac is not None and dac.noise_std > 0.0 and self._keys is not None:
+            seen = x + dac.noise_std * self.streams.sample_normal("dac", (), self._keys, x)
+        if self._input_noise is None or self._keys is None:
+            made = super().drive(seen)
+        else:
+            made = self._input_noise.drive(seen, self._keys, lambda: super(Chip, self).drive(seen))
+        return made if seen is x else made._replace(x=x)  # rules know the codes alone
 
     def begin_phase(self, phase: int) -> None:
         super().begin_phase(phase)
         if not self._fresh:
             self._moment.phase += 1
-            self._moment.clock += self._moment.phase_time
+            if not (self.substrate.twin and self._moment.phase == 1):  # twins relax at the same time
+                self._moment.clock += self._moment.phase_time
         self._fresh = False
+        self._nudged = phase > 0
         self._new_relaxation()
 
     def _new_relaxation(self) -> None:
         self._steps.clear()
-        self._conversions = 0
-        self._sourced = (None, None)
-        self._last = None
+        for name, value in _AT_REST.items():  # a module is slow to take attributes
+            if getattr(self, name) != value:
+                setattr(self, name, value)
 
     def measure(self, state: State, phase: int) -> State:
         state = self._averaged(super().measure(state, phase))
+        state = state if self._supply is None else self._supply.read(state)
         if self._reading is not None:
             self._conversions += 1
             at = (self._moment.phase, self._conversions)
@@ -205,14 +273,38 @@ class Chip(Mixin, Network):
         return super().new_cache(products, paired)
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
+        if self._undisturbed and not self._moves:
+            return super().block_inputs(state, drive, block, cache)
         z = self._mean_inputs(state, drive, block, cache)
-        if self._thermal:
+        if self._thermal and not self._in_time:
             for i, l in enumerate(block):
-                step = self._steps[l] = self._steps.get(l, 0) + 1
-                counters = (self._moment.phase, l, step)
-                keys = self._keys_of(z[i])
-                z[i] = z[i].add_(self.streams.sample_normal("thermal", counters, keys, z[i]), alpha=self._thermal)
+                z[i] = z[i].add_(self._noise("thermal", l, z[i]).mul_(self._thermal_std(l)))
         return z
+
+    def _noise(self, source: str, layer: int, like: Tensor) -> Tensor:
+        """Standard normal numbers of a sweep."""
+        step = self._steps[layer] = self._steps.get(layer, 0) + 1
+        return self.streams.sample_normal(source, (self._moment.phase, layer, step), self._keys_of(like), like)
+
+    @property
+    def bath(self) -> Bath | None:  # type: ignore[override]
+        """What ``eqprop.Langevin`` takes temperature and noise from; None without thermal noise."""
+        if self.substrate.thermal is None:
+            return None
+
+        def begin() -> None:
+            self._in_time = True
+
+        return ThermalBath(
+            self.substrate.thermal,
+            self.substrate.temperature_kelvin,
+            begin,
+            lambda layer, like, dims: self._noise("langevin", layer, like),
+        )
+
+    def _thermal_std(self, layer: int) -> float | Tensor:
+        """Standard deviation of the noise on the inputs of a layer, in their units."""
+        return self._thermal
 
     def _mean_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
         z = super().block_inputs(state, drive, block, cache)
@@ -221,6 +313,10 @@ class Chip(Mixin, Network):
             for i, l in enumerate(block):
                 if (shift := shifts[l]) is not None:
                     z[i] = z[i] + _repeated(shift, len(z[i]), paired=drive.x.numel() == 0)
+        if self._supply is not None:
+            for i, l in enumerate(block):
+                if (sag := self._supply.shift(state, l, self._nudged, drive.x.numel() == 0)) is not None:
+                    z[i] = z[i] + sag
         return z
 
     def inputs(self, state: State, drive: Drive) -> State:
@@ -230,8 +326,28 @@ class Chip(Mixin, Network):
         return tuple(self._mean_inputs(state, drive, range(len(state)), self.new_cache()))
 
     def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        self._last = (self, drive, nudge)
+        if self._undisturbed:
+            return super().update(state, drive, nudge, block, cache)
+        if self._windowed:
+            self._last = (self, drive, nudge)
         return super().update(state, drive, self.sourced(nudge), block, cache)
+
+    def pull(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
+        return super().pull(state, drive, self.sourced(nudge), block, cache)
+
+    def phi(self, state: State, drive: Drive) -> Tensor:
+        """As of the network; with a shared rail, which has an energy where all units feel it alike."""
+        phi, rail = super().phi(state, drive), self._supply
+        return phi if rail is None or rail.settings.spread else phi + rail.phi(state, self._nudged)
+
+    def tangent(self, state: State, drive: Drive, *, transpose: bool) -> Callable[[State], State]:
+        plain = super().tangent(state, drive, transpose=transpose)
+        return plain if self._supply is None else self._supply.tangent(plain, transpose)
+
+    def linearised_transpose(self, state: State, drive: Drive) -> System:
+        if self._supply is not None:
+            return AdjointDynamics(self, state, drive)  # that of the network knows its connections alone
+        return super().linearised_transpose(state, drive)
 
     def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
         system, constant = super().adjoint_dynamics(state, drive)
@@ -240,19 +356,30 @@ class Chip(Mixin, Network):
     def sourced(self, nudge: Any) -> Any:
         """The nudge as the chip's source makes it."""
         source = self.substrate.nudge
-        if source is None or not isinstance(nudge, CostNudge):
+        if source is None or not isinstance(nudge, CostNudge | ClampNudge | ComplexCostNudge):
             return nudge
         if self._sourced[0] is not nudge:
-            gain, offset = self.get_buffer("_nudge_gain"), self.get_buffer("_nudge_offset")
-            self._sourced = (nudge, SourcedNudge(nudge, source, gain, offset, self._rest))
+            self._sourced = (nudge, self._made_by(source, nudge))
         return self._sourced[1]
+
+    def _made_by(self, source: NudgeSource, nudge: CostNudge | ClampNudge | ComplexCostNudge) -> Any:
+        gain, offset = self.get_buffer("_nudge_gain"), self.get_buffer("_nudge_offset")
+        if isinstance(nudge, ClampNudge) or (isinstance(nudge, CostNudge) and source.mode == "clamp"):
+            return clamp(nudge, source, gain, offset, self._rest)
+        gain = gain * self.common_drift() if source.follows_cells else gain
+        if isinstance(nudge, ComplexCostNudge):
+            return SourcedComplexNudge(nudge, source, gain, offset, self._rest)
+        return self._sourced_nudge(nudge, source, gain, offset)
+
+    def _sourced_nudge(self, nudge: CostNudge, source: NudgeSource, gain: Tensor, offset: Tensor) -> Any:
+        return SourcedNudge(nudge, source, gain, offset, self._rest)
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _averaged(self, state: State) -> State:
         """The mean over the window that follows the relaxation."""
         thermal, last = self.substrate.thermal, self._last
-        if thermal is None or thermal.window_sweeps == 1 or last is None:
+        if thermal is None or not self._windowed or last is None or self._in_time:
             return state
         system, drive, nudge = last
         if len(drive.x) != len(state[0]):
@@ -268,7 +395,7 @@ class Chip(Mixin, Network):
 
     def _shift(self, drive: Drive) -> tuple[Tensor | None, ...] | None:
         """What the contribution of the clamped input has changed by since the pass began, ``[batch, *shape]``."""
-        if self._moment.phase == 0 or not self._driven or not any(a.moving for a in self.arrays.values()):
+        if not self._moves or self._moment.phase == 0 or not self._driven:
             return None
         made = next((d for d in self._driven if d.x is drive.x), self._driven[0])
         stamp = (self._moment.passes, self._moment.phase, id(made))
@@ -311,8 +438,8 @@ class Chip(Mixin, Network):
         m = self._moment
         m.passes, m.phase, m.samples, m.clock = rest[:4]
         for array, write in zip(self.arrays.values(), rest[4:], strict=True):
-            array._write = write
-            array._kept.clear()
+            array.set_write_number(write)
+            array.forget()
 
     def spec(self) -> dict[str, Any]:
         raise ConfigError(
@@ -326,18 +453,26 @@ class _Sourced(System):
 
     def __init__(self, system: System, chip: Chip) -> None:
         self.shapes, self.activations, self.blocks = system.shapes, system.activations, system.blocks
-        self.affine, self.holomorphic = system.affine, system.holomorphic
+        self.affine, self.holomorphic, self.bath = system.affine, system.holomorphic, system.bath
         self._system, self._chip = system, chip
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
         return self._system.new_cache(products, paired)
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        return self._system.block_inputs(state, drive, block, cache)
+        z, rail = self._system.block_inputs(state, drive, block, cache), self._chip._supply
+        if rail is not None and self._chip._nudged:
+            for i, l in enumerate(block):
+                if (shift := rail.nudge_shift(state[l], l, drive.x.numel() == 0)) is not None:
+                    z[i] = z[i] + shift
+        return z
 
     def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
         self._chip._last = (self, drive, nudge)
-        return super().update(state, drive, self._chip.sourced(nudge), block, cache)
+        return super().update(state, drive, self.sourced(nudge), block, cache)
+
+    def sourced(self, nudge: Any) -> Any:
+        return self._chip.sourced(nudge)
 
 
 def fabricate(substrate: Substrate, network: N, seed: int) -> N:
@@ -347,10 +482,18 @@ def fabricate(substrate: Substrate, network: N, seed: int) -> N:
     if isinstance(network, Chip):
         raise ConfigError("fabricate: got a chip, needed a network; fabricate the network that it was made from")
     chip: Any = network.clone()
-    chip.__class__ = mixed_class(Chip, type(network))
+    chip.__class__ = mixed_class(_kind(network), type(network))
     chip._fabricate(substrate, seed)
     made: N = chip
     return made
+
+
+def _kind(network: Network) -> type[Chip]:
+    """The chip that a network of its kind becomes."""
+    from hardware._circuit import Circuit
+    from hardware._circuit_chip import CircuitChip
+
+    return CircuitChip if isinstance(network, Circuit) else Chip
 
 
 def _repeated(shift: Tensor, rows: int, *, paired: bool) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,6 +72,16 @@ class OutputAdc(Printed):
     and what is outside is clipped. Noise and dither are drawn for every conversion. Complex states (of holomorphic
     contours, which no machine has) are converted by their parts.
 
+    Every unit has a converter of its own, and what is wrong with it is drawn once a chip: it errs alike in all phases.
+    Its transfer curve bends away from the line through its ends by an integral non-linearity of up to ``inl_lsb``,
+
+        inl(u) = inl_lsb (a + b u) (1 - u^2) / max |(a + b u) (1 - u^2)|,   u = -1 .. 1 over the range,  a, b ~ N(0, 1)
+
+    and its comparator shifts it by an offset. With either the error is at most ``1/2 + inl_lsb + |offset|`` steps
+    (within the range). Both are in steps of the range in use: with ``differential`` the small one of differences, so
+    that curve and offset move the nudged phases alike, against the free one: a centred contrast loses the offset and
+    the even part of the curve, a one-sided one keeps both.
+
     Attributes:
         bits: 1 to 24; one for all layers that move, or one each.
         low, high: range of all layers; None for that of the layer's activation.
@@ -81,6 +93,8 @@ class OutputAdc(Printed):
             Q(s - s_0)``, from ``-difference_range`` to ``difference_range``; with ``autorange``, up to the next power
             of two above the greatest difference in the sample's layer.
         difference_range: largest difference, in units of the state; None with ``autorange``.
+        inl_lsb: largest integral non-linearity of every converter, in steps.
+        offset_lsb: standard deviation of the comparators' offsets, in steps.
     """
 
     bits: int | tuple[int, ...] = 8
@@ -92,6 +106,8 @@ class OutputAdc(Printed):
     autorange: bool = False
     differential: bool = False
     difference_range: float | None = None
+    inl_lsb: float = 0.0
+    offset_lsb: float = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.bits, list | tuple):
@@ -103,7 +119,10 @@ class OutputAdc(Printed):
         if self.low is not None and self.high is not None:
             require_number("OutputAdc.low", self.low)
             require_number("OutputAdc.high", self.high, above=self.low)
-        require_number("OutputAdc.noise_lsb", self.noise_lsb, least=0.0)
+        for name in ("noise_lsb", "inl_lsb", "offset_lsb"):
+            require_number(f"OutputAdc.{name}", getattr(self, name), least=0.0)
+        least = min(self.bits) if isinstance(self.bits, tuple) else self.bits
+        require_number("OutputAdc.inl_lsb", self.inl_lsb, most=0.5 * ((1 << least) - 1))  # half the range
         require_whole("OutputAdc.reads", self.reads, 1)
         if self.difference_range is not None:
             require_number("OutputAdc.difference_range", self.difference_range, above=0.0)
@@ -135,22 +154,62 @@ class OutputAdc(Printed):
             made.append((n, given))
         return tuple(made)
 
+    def transfer(self, name: str, shape: Sequence[int], streams: Streams, like: Tensor) -> Transfer | None:
+        """What is wrong with the converters of a layer; None where nothing is."""
+        if not self.inl_lsb and not self.offset_lsb:
+            return None
+        even, odd, offset = (
+            std * streams.normal(f"adc.{what}/{name}", (), shape, like) if std else like.new_zeros(tuple(shape))
+            for what, std in (("even", self.inl_lsb), ("odd", self.inl_lsb), ("offset", self.offset_lsb))
+        )
+        if self.inl_lsb:
+            # the extremes are at b - 2 a u - 3 b u^2 = 0, the larger where a and b u have one sign
+            root = even + torch.copysign((even * even + 3 * odd * odd).sqrt(), even)
+            scale = self.inl_lsb / _cubic(even, odd, odd / root).abs()
+            even, odd = even * scale, odd * scale
+        return Transfer(even, odd, offset)
+
     def read(
-        self, s: Tensor, low: float | Tensor, high: float | Tensor, bits: int, streams: Streams, at: Read
+        self,
+        s: Tensor,
+        low: float | Tensor,
+        high: float | Tensor,
+        bits: int,
+        streams: Streams,
+        at: Read,
+        transfer: Transfer | None = None,
     ) -> Tensor:
         """``s [rows, *shape]`` as read."""
+        wrong: Tensor | float = 0.0 if transfer is None else transfer.error_lsb(s, low, high)
         if not self.dither and self.noise_lsb == 0.0:
-            return quantised(s, low, high, bits)
+            return quantised(s, low, high, bits, wrong)
         total: Tensor | None = None
         for n in range(self.reads):
-            add: Tensor | float = 0.0
+            add: Tensor | float = wrong
             if self.dither:
-                add = streams.sample_uniform(f"{at.source}.dither", (*at.counters, n), at.keys, s) - 0.5
+                add = add + streams.sample_uniform(f"{at.source}.dither", (*at.counters, n), at.keys, s) - 0.5
             if self.noise_lsb:
                 add = add + self.noise_lsb * streams.sample_normal(f"{at.source}.noise", (*at.counters, n), at.keys, s)
             seen = quantised(s, low, high, bits, add)
             total = seen if total is None else total.add_(seen)
         return s if total is None else total.div_(self.reads)
+
+
+class Transfer(NamedTuple):
+    """How the converters of a layer deviate from a straight line, in steps; ``[*shape]`` each."""
+
+    even: Tensor
+    odd: Tensor
+    offset: Tensor
+
+    def error_lsb(self, s: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+        """Deviation at ``s [rows, *shape]``."""
+        u = ((s - low) * (2.0 / (high - low)) - 1.0).clamp_(-1.0, 1.0)
+        return _cubic(self.even, self.odd, u).add_(self.offset)
+
+
+def _cubic(even: Tensor, odd: Tensor, u: Tensor) -> Tensor:
+    return (even + odd * u) * (1.0 - u * u)
 
 
 @dataclass(frozen=True)

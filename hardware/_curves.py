@@ -5,6 +5,7 @@ A curve is called with a tensor and returns one of the same shape.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +32,12 @@ class Polynomial:
         object.__setattr__(self, "coefficients", require_numbers("Polynomial.coefficients", self.coefficients))
 
     def __call__(self, x: Tensor) -> Tensor:
-        result = torch.full_like(x, self.coefficients[-1])
-        for c in self.coefficients[-2::-1]:
-            result = result * x + c
+        if len(self.coefficients) == 1:
+            return torch.full_like(x, self.coefficients[0])
+        *rest, highest = self.coefficients
+        result = (x * highest).add_(rest[-1])
+        for c in rest[-2::-1]:
+            result = result.mul_(x).add_(c)
         return result
 
 
@@ -56,7 +60,7 @@ class ClippedLog:
         require_number("ClippedLog.high", self.high, least=self.low)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return (self.slope * x.clamp(min=SMALLEST).log() + self.offset).clamp(self.low, self.high)
+        return x.clamp(min=SMALLEST).log_().mul_(self.slope).add_(self.offset).clamp_(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ class InversePower:
             require_number(f"InversePower.{name}", getattr(self, name), above=0.0)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return (self.scale / (x**self.exponent).clamp(min=self.floor)).clamp(max=self.high)
+        # scale / x^exponent as an exponential, in a third of the time; cut off before, where infinities would be slow
+        most = min(self.scale / self.floor, self.high)
+        least = (self.scale / most) ** (1 / self.exponent)
+        return x.clamp(min=least).log_().mul_(-self.exponent).add_(math.log(self.scale)).exp_()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError, DataError
+from hardware._cell_draws import CellDraws
 
 
 def is_number(value: Any) -> bool:
@@ -51,13 +52,13 @@ def require_whole(name: str, value: Any, least: int) -> None:
         raise ConfigError(f"{name}: got {value!r}, needed a whole number of at least {least}")
 
 
-def require_generator(generator: Any) -> torch.Generator:
-    """The generator itself.
+def require_generator(generator: Any) -> torch.Generator | CellDraws:
+    """The generator itself, or what stands for one.
 
     Raises:
         ConfigError: something else, None above all: nothing here draws from a global source.
     """
-    if not isinstance(generator, torch.Generator):
+    if not isinstance(generator, torch.Generator | CellDraws):
         raise ConfigError(
             f"generator: got {generator!r}, needed a torch.Generator; write torch.Generator().manual_seed(0)"
         )
@@ -128,12 +129,14 @@ def require_counts(name: str, counts: Any, shape: torch.Size) -> Tensor:
     return tensor
 
 
-def normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator, like: Tensor) -> Tensor:
+def normal(shape: tuple[int, ...] | torch.Size, generator: torch.Generator | CellDraws, like: Tensor) -> Tensor:
     """Standard normal numbers of that shape, with the dtype and on the device of ``like``.
 
     Drawn in float32 where the generator lives and then moved, so that one seed gives the same chip in every precision
-    and on every device.
+    and on every device; or the cells' own.
     """
+    if isinstance(generator, CellDraws):
+        return generator.normal(like.expand(shape))
     drawn = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
     return drawn.to(device=like.device, dtype=like.dtype)
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from eqprop._errors import ConfigError
 from hardware import _ageing, _curves, _device_noise, _pulse_response, _step_laws
 from hardware._ageing import Ageing, Span
+from hardware._cell_draws import CellDraws
+from hardware._curves import constant
 from hardware._device_checks import normal, require_conductance, require_generator, require_seconds, uniform
 from hardware._device_noise import Activation, ProgrammingNoise, RandomFormation, ReadNoise
 from hardware._device_text import describe
@@ -79,20 +81,29 @@ class Device(Pulsed):
             return torch.zeros_like(g)
         return self.programming.std(x).clamp(min=0.0) * self.g_max_siemens
 
-    def program(self, g_target: Tensor, generator: torch.Generator, cells: Cells | None = None) -> Tensor:
+    def program(
+        self,
+        g_target: Tensor,
+        generator: torch.Generator | CellDraws,
+        cells: Cells | None = None,
+        *,
+        checked: bool = True,
+    ) -> Tensor:
         """What a closed-loop write of ``g_target`` leaves: rounded to a level, with bias and noise, within bounds.
 
         Args:
             g_target: in siemens, any shape.
             generator: source of the noise.
             cells: where given, bounds a cell, so that stuck cells stay stuck.
+            checked: whether to look at the targets, which costs a pass over them; not where they are in range for sure.
 
         Raises:
             DataError: targets outside the range (looked at on the CPU), NaN.
             ConfigError: a device that cannot be written, no generator.
         """
         require_generator(generator)
-        check_targets(self, require_conductance("g_target", g_target))
+        if checked:
+            check_targets(self, require_conductance("g_target", g_target))
         if self.formation is not None:
             raise ConfigError(
                 f"{self.name}: got a write, needed a device that can be written: its cells are made at random once; "
@@ -100,9 +111,11 @@ class Device(Pulsed):
             )
         g = self.nearest_level(g_target)
         if self.programming is not None:
-            std = self.programming_std_siemens(g)
-            g = g + self.programming.bias(self._relative(g)) * self.g_max_siemens
-            g = torch.addcmul(g, std, normal(g.shape, generator, g))
+            x = self._relative(g)
+            error = self.programming.std(x).clamp_(min=0.0).mul_(normal(g.shape, generator, g))
+            if self.programming.bias != constant(0.0):
+                error = error.add_(self.programming.bias(x))
+            g = torch.add(g, error, alpha=self.g_max_siemens)
         return self._bounded(g, cells)
 
     def nearest_level(self, g: Tensor) -> Tensor:
@@ -248,7 +261,10 @@ class Device(Pulsed):
         return g / self.g_max_siemens
 
     def _bounded(self, g: Tensor, cells: Cells | None) -> Tensor:
-        g = g.clamp(self.g_min_siemens, self.g_max_siemens) if self.hard_range else g.clamp(min=0.0)
+        if self.hard_range:
+            g = g.clamp(self.g_min_siemens, self.g_max_siemens)
+        elif cells is None:  # the lower bounds of cells are at least 0 S
+            g = g.clamp(min=0.0)
         return g if cells is None else g.minimum(cells.high_siemens).maximum(cells.low_siemens)
 
 

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from eqprop._activations import Activation
+from eqprop._complex import ComplexCostNudge
+from eqprop._contrastive import ClampNudge
+from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._nudge import CostNudge
 from hardware._converters import _require_bits, quantised
@@ -17,7 +20,7 @@ from hardware._device_checks import require_number
 from hardware._printed import Printed
 from hardware._streams import Streams
 
-_MODES = {"feedback": None, "current": None}
+_MODES = {"feedback": None, "current": None, "clamp": None}
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,18 +29,34 @@ class NudgeSource(Printed):
 
         force = gain_j beta (-dC/ds)_j + offset_j - output_conductance s_j
 
-    on output unit ``j``, in units of the layer's input. Gains and offsets are drawn once a chip. The offset and the
-    load of the source are there only while a nudge is on, whatever its sign: a contour of both signs cancels them to
-    first order, a one-sided one does not. Voltage clamps (``ContrastiveHebbian``) and complex nudges pass unchanged.
+    on output unit ``j``, in units of the layer's input; on a circuit (``ResistiveNetwork``), where ``beta`` is a
+    conductance (S), amperes into an output node, with ``s`` its voltage and all conductances in siemens. Gains and
+    offsets are drawn once a chip. The offset and the load of the source are there only while a nudge is on,
+    whatever its sign: a contour of both signs cancels them to first order, a one-sided one does not.
+
+    A clamp holds the output unit at a voltage instead,
+
+        v = gain_j Q(v*_j) + offset_j,   s_j = v,  or (rho(z_j) + g v) / (1 + g + output_conductance)
+
+    with ``Q`` the converter, and ``g`` the ``clamp_conductance`` where the source has one. It serves every nudge in
+    mode ``"clamp"``, with ``v* = s_free + beta (-dC/ds)`` at the free equilibrium as it was read (``s_free + beta (y -
+    s_free)`` for a squared error: coupled learning); and in every mode the clamps of ``ContrastiveHebbian`` and
+    ``CoupledLearning``. A gain acts on the whole voltage and not on the nudge alone, and thus as an offset does. Of a
+    complex nudge, which no machine has, gain and load act on both parts and an offset on the real one.
 
     Attributes:
         gain_std: of the gains around 1, relative.
         offset_mean, offset_std: of the offsets.
         output_conductance: load on the output, in units of the node's own leak (a neuron has ``ds/dt = rho(z) - s``).
-        bits: of the converter, or None. It makes the target in mode ``"feedback"``, the error in mode ``"current"``.
-        low, high: range of targets; errors reach from ``low - high`` to ``high - low``.
+        bits: of the converter, or None. It makes the target in mode ``"feedback"``, the error in mode ``"current"``,
+            the
+            voltage of a clamp.
+        low, high: range of targets and voltages; errors reach from ``low - high`` to ``high - low``.
+        follows_cells: whether the source is made of such cells as the weights, and drifts with them: its gains take the
+            factor ``Chip.common_drift()``.
         mode: ``"feedback"``, a force that follows the state as the nudge does (a conductance to the target, for a
-            squared error); or ``"current"``, held at its value at the free equilibrium as it was read.
+            squared error); ``"current"``, held at its value at the free equilibrium as it was read; or ``"clamp"``.
+        clamp_conductance: through which a clamp holds, in units of the output unit's own; None for an ideal one.
     """
 
     gain_std: float = 0.0
@@ -48,6 +67,8 @@ class NudgeSource(Printed):
     low: float = 0.0
     high: float = 1.0
     mode: str = "feedback"
+    follows_cells: bool = False
+    clamp_conductance: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("gain_std", "offset_std", "output_conductance"):
@@ -57,7 +78,11 @@ class NudgeSource(Printed):
         require_number("NudgeSource.high", self.high, above=self.low)
         if self.bits is not None:
             _require_bits("NudgeSource.bits", self.bits)
+        if self.clamp_conductance is not None:
+            require_number("NudgeSource.clamp_conductance", self.clamp_conductance, above=0.0)
         lookup("NudgeSource.mode", self.mode, _MODES)
+        if not isinstance(self.follows_cells, bool):
+            raise ConfigError(f"NudgeSource.follows_cells: got {self.follows_cells!r}, needed True or False")
 
     def draw(self, shape: Sequence[int], streams: Streams, like: Tensor) -> tuple[Tensor, Tensor]:
         """Gain and offset of every output unit."""
@@ -119,3 +144,84 @@ class SourcedNudge:
         """What the source adds to the input of the output layer at state ``s``."""
         force = self._gain * self._nudge.force(s) if self._held is None else self._held
         return force + self._offset - self._load * s
+
+
+class SourcedClamp:
+    """A voltage at which a source holds the output layer.
+
+    Args:
+        layers: that are held.
+        value: as the rule meant it, ``[batch, *shape]``.
+        source: its faults.
+        gain, offset: of every output unit.
+
+    Attributes:
+        held: layers that have no say of their own: those of an ideal clamp.
+    """
+
+    def __init__(self, layers: Set[int], value: Tensor, source: NudgeSource, gain: Tensor, offset: Tensor) -> None:
+        self.layers, self._source = layers, source
+        self.held: Set[int] = layers if source.clamp_conductance is None else frozenset()
+        if source.bits is not None:
+            value = quantised(value, source.low, source.high, source.bits)
+        self._value = gain * value + offset
+
+    def apply(self, layer: int, z: Tensor, s: Tensor, rho: Activation) -> Tensor:
+        """New state of the output layer."""
+        g = self._source.clamp_conductance
+        if g is None:
+            return self._value
+        return rho.inplace(z).add(self._value, alpha=g).div_(1.0 + g + self._source.output_conductance)
+
+
+class SourcedComplexNudge:
+    """A complex nudge by cost, as if a source could make one: see ``SourcedNudge``."""
+
+    def __init__(
+        self, nudge: ComplexCostNudge, source: NudgeSource, gain: Tensor, offset: Tensor, rest: Tensor | None
+    ) -> None:
+        self.layers: Set[int] = nudge.layers
+        if source.mode == "clamp":
+            raise ConfigError(
+                "NudgeSource: got mode='clamp' and a complex nudge, needed a real voltage; write contour='centred', or "
+                "mode='feedback'"
+            )
+        self._gain, self._load = gain, source.output_conductance
+        self._offset = torch.stack([offset, torch.zeros_like(offset)])
+        self._held: Tensor | None = None
+        self._nudge = nudge
+        if source.mode == "current" and rest is not None:
+            copies = len(nudge.target) // len(rest)
+            error = nudge.unit_force(torch.cat([rest] * copies))
+            if source.bits is not None:
+                reach = source.high - source.low
+                error = quantised(error, -reach, reach, source.bits)
+            self._held = torch.cat([part.reshape(len(error), *[1] * gain.dim()) * error for part in nudge.beta])
+        elif source.bits is not None:
+            self._nudge = copy.copy(nudge)
+            self._nudge.target = quantised(nudge.target, source.low, source.high, source.bits)
+
+    def force(self, s: Tensor) -> Tensor:
+        """What the source adds to the input of the output layer at the stacked state ``s [2 * batch, *shape]``."""
+        force = self._gain * (self._nudge.force(s) if self._held is None else self._held) - self._load * s
+        batch = len(s) // 2
+        return (force.unflatten(0, (2, batch)) + self._offset[:, None]).flatten(0, 1)
+
+
+def clamp(
+    nudge: CostNudge | ClampNudge, source: NudgeSource, gain: Tensor, offset: Tensor, rest: Tensor | None
+) -> SourcedClamp:
+    """The clamp that a source makes of a nudge.
+
+    Raises:
+        ConfigError: a nudge by cost without a free phase before it.
+    """
+    if isinstance(nudge, ClampNudge):
+        return SourcedClamp(nudge.layers, nudge.value, source, gain, offset)
+    if rest is None:
+        raise ConfigError(
+            "NudgeSource: got mode='clamp' and a rule without a free phase, whose output it would hold; write "
+            "mode='feedback', or use EquilibriumPropagation"
+        )
+    value = torch.cat([rest] * (len(nudge.target) // len(rest)))
+    return SourcedClamp(nudge.layers, value + nudge.force(value), source, gain, offset)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from hardware._device_checks import require_number
@@ -36,6 +35,11 @@ class Fluctuation(Printed):
         require_number(
             "Fluctuation.correlation", self.correlation, least=0.0, most=1.0 if self.scope == "phase" else 0.0
         )
+
+    @property
+    def moves(self) -> bool:
+        """Whether two phases see different conductances."""
+        return self.scope == "phase"
 
 
 @dataclass(frozen=True, repr=False)
@@ -75,8 +79,3 @@ class PathGains(Printed):
         if self.cell_std:
             back = back * (1 + self.cell_std * streams.normal(f"paths.cell/{key}", (), like.shape, like))
         return there, back
-
-
-def mixed(shared: Tensor, own: Tensor, correlation: float) -> Tensor:
-    """Normal numbers with that correlation between phases."""
-    return torch.add(shared * correlation**0.5, own, alpha=(1 - correlation) ** 0.5)

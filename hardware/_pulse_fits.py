@@ -192,7 +192,7 @@ def _advance(kind: _Kind, cells: Cells, y: Tensor, count: int) -> Tensor:
         return y
     law = PulseResponse(kind.law, step=1.0)
     n = torch.tensor(abs(count)).expand(y.shape)
-    return law.train(count > 0, y, n, cells, _FRAME, torch.Generator(), True, abs(count))
+    return law.train(count > 0, y, n, cells, _FRAME, torch.Generator(), True, [len(y)] * abs(count))
 
 
 def _response(kind: _Kind, counts: Array, y: Array, found: Array) -> tuple[PulseResponse, tuple[float, float]]:

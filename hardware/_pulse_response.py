@@ -6,14 +6,16 @@ Parameters are in units of weight, as published: a weight ``w`` in ``[w_low, w_h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError
+from hardware._cell_draws import CellDraws
 from hardware._device_checks import normal, require_number, uniform
-from hardware._step_laws import Cells, Frame, StepLaw
+from hardware._step_laws import Cells, ConstantStep, Frame, LinearStep, SoftBounds, StepLaw
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class PulseResponse:
         low, high = self.stuck_range
         require_number("PulseResponse.stuck_low", low, least=self.w_low)
         require_number("PulseResponse.stuck_high", high, least=low, most=self.w_high)
-        if type(self.law).__name__ in ("SoftBounds", "LinearStep") and self.w_low == 0:
+        if isinstance(self.law, SoftBounds | LinearStep) and self.w_low == 0:
             raise ConfigError(
                 f"PulseResponse: got w_low=0 with {type(self.law).__name__}, whose steps are those at weight zero and "
                 "shrink to a bound below it; needed w_low < 0; write w_low=-1.0"
@@ -104,6 +106,12 @@ class PulseResponse:
             self.w_low if self.stuck_low is None else self.stuck_low,
             self.w_high if self.stuck_high is None else self.stuck_high,
         )
+
+    def at_once(self, exact: bool) -> bool:
+        """Whether the pulses of a train have a closed form; without ``exact``, also where their noise is one draw."""
+        extra = self.noise_floor > 0 or self.noise_slope > 0
+        affine = isinstance(self.law, ConstantStep | LinearStep | SoftBounds)
+        return affine and (self.noise == 0 or not (exact or extra))
 
     @property
     def states(self) -> float:
@@ -160,60 +168,89 @@ class PulseResponse:
 
     def train(
         self,
-        up: bool,
+        up: bool | Tensor,
         g: Tensor,
         counts: Tensor,
         cells: Cells,
         frame: Frame,
-        generator: torch.Generator,
+        generator: torch.Generator | CellDraws,
         exact: bool,
-        most: int | None,
+        sizes: Sequence[int] | None,
     ) -> Tensor:
-        """``g`` after ``counts`` pulses of one direction, a whole number a cell."""
-        reach = self.law.reach(up, cells, frame)
-        extra = self.noise_floor > 0 or self.noise_slope > 0
-        if reach is not None and (self.noise == 0 or not (exact or extra)):
-            return self._affine(up, g, counts, cells, frame, reach, generator)
-        for k in range(int(counts.max()) if most is None else most):
-            g = torch.where(counts > k, self._one(up, g, cells, frame, generator), g)
+        """``g`` after ``counts`` pulses, a whole number a cell, all of one direction or each cell of its own.
+
+        Args:
+            up: the direction, or a bool a cell.
+            sizes: where pulses are applied one by one, how many cells, the first ones, each of them touches; as many as
+                the longest train has pulses, None to look for it.
+        """
+        if self.at_once(exact):
+            return self._affine(up, g, counts, cells, frame, generator)
+        for k, m in enumerate([len(g) if g.dim() else 1] * int(counts.max()) if sizes is None else sizes):
+            if g.dim() == 0 or m == len(g):
+                g = torch.where(counts > k, self._one(up, g, cells, frame, generator), g)
+                continue
+            moved = self._one(up if isinstance(up, bool) else up[:m], g[:m], cells.first(m), frame, generator)
+            g = torch.cat([torch.where(counts[:m] > k, moved, g[:m]), g[m:]])
         return g
 
-    def _one(self, up: bool, g: Tensor, cells: Cells, frame: Frame, generator: torch.Generator) -> Tensor:
-        change = self.step_siemens(up, g, cells, frame)
+    def _one(
+        self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame, generator: torch.Generator | CellDraws
+    ) -> Tensor:
+        step, factor = self._directed(up, g, cells, frame)
+        change = torch.where(cells.stuck, 0.0, step * factor)
         if self.noise > 0:
-            size = change if self.noise_follows_step else (cells.step_up_siemens if up else cells.step_down_siemens)
             extra = self.noise_floor * frame.unit + self.noise_slope * (g - frame.zero).abs()
-            change = change + self.noise * (size + extra) * normal(g.shape, generator, g)
-        g = g + change if up else g - change
-        return g.minimum(cells.high_siemens).maximum(cells.low_siemens)
+            size = (change if self.noise_follows_step else step) + extra
+            change = change + self.noise * size * normal(g.shape, generator, g)
+        return (g + _signed(up, change)).minimum(cells.high_siemens).maximum(cells.low_siemens)
+
+    def _directed(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> tuple[Tensor, Tensor]:
+        """Step at weight zero, and factor at ``g``."""
+        if isinstance(up, bool):
+            return (cells.step_up_siemens if up else cells.step_down_siemens), self.law.factor(up, g, cells, frame)
+        step = torch.where(up, cells.step_up_siemens, cells.step_down_siemens)
+        ahead, behind = (self.law.factor(way, g, cells, frame) for way in (True, False))
+        return step, torch.where(up, ahead, behind)
 
     def _affine(
         self,
-        up: bool,
+        up: bool | Tensor,
         g: Tensor,
         counts: Tensor,
         cells: Cells,
         frame: Frame,
-        reach: Tensor,
-        generator: torch.Generator,
+        generator: torch.Generator | CellDraws,
     ) -> Tensor:
-        """All pulses at once: ``left`` is the distance to where steps vanish, and each pulse takes a share of it."""
-        step, sign = (cells.step_up_siemens, 1.0) if up else (cells.step_down_siemens, -1.0)
+        """All pulses at once: each takes the same share of the distance to where steps vanish."""
+        step, factor = self._directed(up, g, cells, frame)
+        ahead, behind = (self.law.reach(way, cells, frame) for way in (True, False))
+        if ahead is None or behind is None:
+            raise ConfigError(f"{type(self.law).__name__}: got a train at once, needed a law that is affine")
+        reach = (ahead if up else behind) if isinstance(up, bool) else torch.where(up, ahead, behind)
         n = counts.to(g.dtype)
-        share = (step / reach.abs()).clamp(max=1.0 - torch.finfo(g.dtype).eps)
-        share = torch.where(cells.stuck, 0.0, share)  # a stuck cell may sit at weight zero, where the reach is 0 / 0
+        share = (step / reach.abs()).clamp_(max=1.0 - torch.finfo(g.dtype).eps)
+        share = share.masked_fill_(cells.stuck, 0.0)  # a stuck cell may sit at weight zero, where the reach is 0 / 0
         log = torch.log1p(-share)
         # (1 - (1 - share)^n) / share, which tends to n where the reach is infinite
         pulses = torch.where(share > 0, torch.expm1(n * log) / -share.clamp(min=torch.finfo(g.dtype).tiny), n)
-        factor = torch.where(cells.stuck, 0.0, (1 - sign * (g - frame.zero) / reach.abs()).clamp(min=0.0))
-        change = step * factor * pulses
+        change = (step * factor).masked_fill_(cells.stuck, 0.0)
         if self.noise > 0:
             # errors made earlier shrink with the distance that is left: a sum of independent normal numbers is one
             if self.noise_follows_step:
-                std = step * factor * n.sqrt() * torch.exp((n - 1).clamp(min=0.0) * log)
+                std = change * n.sqrt() * torch.exp((n - 1).clamp_(min=0.0) * log)
             else:
-                many = torch.expm1(2 * n * log) / torch.expm1(2 * log).clamp(max=-torch.finfo(g.dtype).tiny)
-                std = step * torch.where(share > 0, many, n).sqrt()
-            change = change + self.noise * std * normal(g.shape, generator, g)
-        moved = (g + sign * change).minimum(cells.high_siemens).maximum(cells.low_siemens)
+                many = torch.expm1(2 * n * log) / torch.expm1(2 * log).clamp_(max=-torch.finfo(g.dtype).tiny)
+                std = step * torch.where(share > 0, many, n).sqrt_()
+            change = (change * pulses).add_(std * normal(g.shape, generator, g), alpha=self.noise)
+        else:
+            change = change * pulses
+        moved = (g + _signed(up, change)).minimum(cells.high_siemens).maximum(cells.low_siemens)
         return torch.where(counts > 0, moved, g)
+
+
+def _signed(up: bool | Tensor, change: Tensor) -> Tensor:
+    """Up is plus."""
+    if isinstance(up, bool):
+        return change if up else -change
+    return torch.where(up, change, -change)

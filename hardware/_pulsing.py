@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError
+from hardware._cell_draws import CellDraws
 from hardware._device_checks import normal, require_conductance, require_counts, require_generator
 from hardware._pulse_response import PulseResponse
 from hardware._step_laws import Cells, ConstantStep, Frame
+
+_NO_PULSES = PulseResponse(ConstantStep(), step=1.0, w_low=0.0)  # of devices that are written in closed loops alone
 
 
 class Pulsed:
@@ -26,6 +29,12 @@ class Pulsed:
         """Number of pulse steps in the range, or None without a pulse response."""
         return None if self.pulses is None else self.pulses.states
 
+    @property
+    def frame(self) -> Frame:
+        """Where the weights of the pulse response lie on the range of conductances."""
+        law = self.pulses or _NO_PULSES
+        return law.frame(self.g_min_siemens, self.g_max_siemens)
+
     def fabricate_cells(
         self, shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Cells:
@@ -35,8 +44,7 @@ class Pulsed:
         """
         require_generator(generator)
         like = torch.empty((), dtype=dtype or torch.get_default_dtype())
-        law = self.pulses or PulseResponse(ConstantStep(), step=1.0, w_low=0.0)
-        cells = law.fabricate(tuple(shape), law.frame(self.g_min_siemens, self.g_max_siemens), generator, like)
+        cells = (self.pulses or _NO_PULSES).fabricate(tuple(shape), self.frame, generator, like)
         if self.pulses is not None:
             return cells
         none = torch.zeros_like(cells.step_up_siemens)
@@ -48,7 +56,7 @@ class Pulsed:
         up_counts: Tensor | int,
         down_counts: Tensor | int | None,
         cells: Cells,
-        generator: torch.Generator,
+        generator: torch.Generator | CellDraws,
         *,
         exact: bool = True,
         most: int | None = None,
@@ -74,8 +82,9 @@ class Pulsed:
         require_generator(generator)
         law, frame = self._pulses()
         shape = require_conductance("g", g).shape
+        sizes = None if most is None else [len(g) if g.dim() else 1] * most
         up = require_counts("up_counts", up_counts, shape).to(g.device).expand(shape)
-        g = law.train(True, g, up, cells, frame, generator, exact, most)
+        g = law.train(True, g, up, cells, frame, generator, exact, sizes)
         if down_counts is None:
             return g
         down = require_counts("down_counts", down_counts, shape).to(g.device).expand(shape)
@@ -87,9 +96,9 @@ class Pulsed:
                     "both when one is full"
                 )
             return g
-        return law.train(False, g, down, cells, frame, generator, exact, most)
+        return law.train(False, g, down, cells, frame, generator, exact, sizes)
 
-    def apparent(self, g: Tensor, generator: torch.Generator) -> Tensor:
+    def apparent(self, g: Tensor, generator: torch.Generator | CellDraws) -> Tensor:
         """What is visible of hidden conductances after they were touched: with write noise, never below 0 S."""
         law, frame = self._pulses()
         if law.write_noise == 0:
@@ -135,4 +144,4 @@ class Pulsed:
                 "published; write device.program(g_target, generator), or dataclasses.replace(device, pulses="
                 "hardware.device('reram-sb').pulses)"
             )
-        return self.pulses, self.pulses.frame(self.g_min_siemens, self.g_max_siemens)
+        return self.pulses, self.frame

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from eqprop._network import Network, State
-from hardware._converters import OutputAdc, Read, power_of_two_above
+from hardware._converters import OutputAdc, Read, Transfer, power_of_two_above
 from hardware._streams import Streams
 
 
@@ -23,6 +23,8 @@ class Reading:
         self._adc, self._streams = adc, streams
         self._layers = adc.layers(network.names, tuple(a.bounds for a in network.activations))
         self._names = network.names
+        self._shapes = network.shapes
+        self._transfers: dict[int, tuple[Tensor, Transfer | None]] = {}
         self._free: State | None = None  # held, and as it was read
         self._seen: State | None = None
 
@@ -43,23 +45,32 @@ class Reading:
     ) -> Tensor:
         adc, (bits, bounds) = self._adc, self._layers[l]
         at = Read(f"adc/{self._names[l]}", moment, keys)
+        transfer = self._transfer(l, s)
         if adc.differential and free is not None and self._seen is not None:
             held, base = (_lifted(v[l], len(s), paired) for v in (free, self._seen))
             change = s - held
             reach = power_of_two_above(change) if adc.autorange else adc.difference_range or 0.0
-            return base + adc.read(change, -reach, reach, bits, self._streams, at)
+            return base + adc.read(change, -reach, reach, bits, self._streams, at, transfer)
         if adc.autorange:
             reference = s if free is None else _lifted(free[l], len(s), False)
             high = power_of_two_above(reference)
             signed = bounds is None or bounds[0] < 0 or paired
             low = -high if signed else torch.zeros_like(high)
-            return adc.read(s, low, high, bits, self._streams, at)
+            return adc.read(s, low, high, bits, self._streams, at, transfer)
         least, most = bounds or (0.0, 1.0)
         if not paired:
-            return adc.read(s, least, most, bits, self._streams, at)
+            return adc.read(s, least, most, bits, self._streams, at, transfer)
         centre = s.new_zeros(len(s), *[1] * (s.dim() - 1))
         centre[len(s) // 2 :] = -0.5 * (most + least)  # imaginary parts are centred at 0
-        return adc.read(s, centre + least, centre + most, bits, self._streams, at)
+        return adc.read(s, centre + least, centre + most, bits, self._streams, at, transfer)
+
+    def _transfer(self, l: int, like: Tensor) -> Transfer | None:
+        """What is wrong with the layer's converters, drawn at its first read."""
+        kept = self._transfers.get(l)
+        if kept is None or (kept[0].dtype, kept[0].device) != (like.dtype, like.device):
+            made = self._adc.transfer(self._names[l], self._shapes[l], self._streams, like)
+            kept = self._transfers[l] = (like.new_empty(0), made)
+        return kept[1]
 
 
 def _lifted(free: Tensor, rows: int, paired: bool) -> Tensor:

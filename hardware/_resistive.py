@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from eqprop._activations import Activation
-from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError
 from eqprop._graph import _colour_classes
-from eqprop._network import Cache, Drive, Layer, Network, Phase, State, System
-from eqprop._nudge import CostNudge
-from hardware import _resistors
-from hardware._nodes import Law, Limits, Nodes, inverse
-from hardware._wiring import (
-    amplifier_gains,
-    banks_between,
-    check_range,
-    is_positive,
-    layers_of_nodes,
-    power_scales,
-)
-
-_RAILS = (1.0, -1.0)
+from eqprop._network import Layer
+from eqprop._spec import register_network
+from hardware._amplifiers import SenseAmplifiers, amplifier_gains, output_resistance, power_scales
+from hardware._circuit import RAILS
+from hardware._nodes import Nodes, inverse
+from hardware._pseudo_power import PowerCircuit
+from hardware._wiring import banks_between, check_range, is_positive, layers_of_nodes
 
 
-class _Operands(NamedTuple):
-    """What a relaxation needs, prepared once: see ``ResistiveNetwork.new_cache``."""
-
-    incoming: tuple[tuple[tuple[int, Tensor], ...], ...]  # per layer: (layer at the other end, [its units, units])
-    resistance: tuple[Tensor, ...]
-    residue: tuple[Tensor, ...] | None
-    precision: torch.dtype | None
-
-
-class ResistiveNetwork(Network):
+class ResistiveNetwork(PowerCircuit):
     """A network of resistors between layers of nodes: its physics minimise the pseudo-power.
 
         E(v; x) = 1/2 sum g_ij (v_i - v_j)^2      over all resistors, inputs, rails and nodes at their ends, in watts
@@ -62,8 +44,8 @@ class ResistiveNetwork(Network):
     ``Sweeps(5)`` with one hidden layer and 2 more for each further one, is the natural stop; ``Stop(tol)`` is in volts.
 
     **Write path.** Parameters are the conductances themselves. Optimisers know nothing of their range: call
-    ``project()`` after each step, or once ``project_after(optimizer)``. A substrate that perturbs conductances
-    overrides ``conductance``, through which alone the dynamics see them.
+    ``project()`` after each step, or once ``project_after(optimizer)``. The dynamics see them through ``conductance``
+    alone, which is how a chip makes cells of them: see ``hardware.CircuitChip``.
 
     **Amplifiers.** Behind a hidden layer of gain ``A`` the next layer sees ``A v``, and the layer sees ``1/A`` of the
     current that the next one draws (a controlled voltage source and a controlled current source). An energy remains,
@@ -92,10 +74,6 @@ class ResistiveNetwork(Network):
 
     Source: Kendall et al. 2020 (energy, amplifiers); Scellier 2024 (coordinate descent, doubled inputs, diodes).
     """
-
-    has_energy = True
-    tied = True
-    affine = True
 
     def __init__(
         self,
@@ -128,7 +106,7 @@ class ResistiveNetwork(Network):
         self.g_min_siemens, self.g_max_siemens = float(g_min_siemens), float(g_max_siemens)
         self.input_volts, self.rail_volts = float(input_volts), rail_volts
         self.fold, self.output_gain = bool(fold), float(output_gain)
-        self._signs = _RAILS if doubled else (1.0,)
+        self._signs = RAILS if doubled else (1.0,)
         self._banks = banks_between(list(nodes), connections)
         self._gains = amplifier_gains(self.names, amplification)
         self._scales = power_scales(self.names, self._banks, self._gains)
@@ -144,13 +122,13 @@ class ResistiveNetwork(Network):
             {b.key: drawn(sizes[b.head], sources if b.tail == -1 else sizes[b.tail]) for b in self._banks}
         )
         biased = () if rail_volts is None else self.names
-        self.biases = nn.ParameterDict({n: drawn(nodes[n].units, len(_RAILS)) for n in biased})
+        self.biases = nn.ParameterDict({n: drawn(nodes[n].units, len(RAILS)) for n in biased})
         for l, name in enumerate(self.names):
             low, high = nodes[name].grounded() or (None, None)  # zeros and infinities, the same in every dtype
             self.register_buffer(f"_low{l}", low, persistent=False)
             self.register_buffer(f"_high{l}", high, persistent=False)
         if fold or output_gain != 1.0:
-            self.readout = _SenseAmplifiers(sizes[-1], fold, self.output_gain, dtype)
+            self.readout = SenseAmplifiers(sizes[-1], fold, self.output_gain, dtype)
 
     @classmethod
     def mlp(cls, *sizes: int, diodes: str | tuple[float, float] = "ground", **options: Any) -> ResistiveNetwork:
@@ -168,14 +146,6 @@ class ResistiveNetwork(Network):
 
     # -- conductances --------------------------------------------------------------------------------------------------
 
-    def conductance(self, name: str) -> Tensor:
-        """The conductances that act under a parameter's name, ``[heads, tails]`` in siemens; here the parameter itself.
-
-        ``"connections.input-hidden1"`` has a column a source: all of ``+x``, then all of ``-x``.
-        ``"biases.hidden1"`` has one for each rail, plus and minus.
-        """
-        return self.get_parameter(name)
-
     @torch.no_grad()
     def project(self) -> None:
         """Set every conductance to the nearest value in its range, in place: the last step of a write."""
@@ -186,20 +156,6 @@ class ResistiveNetwork(Network):
         """Call ``project()`` after every step of the optimiser; the handle's ``remove()`` ends that."""
         return optimizer.register_step_post_hook(lambda *_: self.project())
 
-    def node_siemens(self) -> tuple[Tensor, ...]:
-        """Total conductance ``G`` at every node, ``[units]`` a layer (with amplifiers: referred to the output)."""
-        like = next(self.parameters())
-        totals = [like.new_zeros(shape) for shape in self.shapes]
-        for key, tail, head in self._banks:
-            g = self.conductance(f"connections.{key}")
-            totals[head] = totals[head] + self._scales[head] * g.sum(1)
-            if tail != -1:
-                totals[tail] = totals[tail] + self._scales[head] * self._gains[tail] ** 2 * g.sum(0)
-        for name in self.biases:
-            l = self.names.index(name)
-            totals[l] = totals[l] + self._scales[l] * self.conductance(f"biases.{name}").sum(1)
-        return tuple(totals)
-
     def nudge_siemens(self, share: float) -> float:
         """``beta`` that loads the outputs with ``share`` of their own conductance, the mean over outputs.
 
@@ -209,225 +165,15 @@ class ResistiveNetwork(Network):
         if not is_positive(share):
             raise ConfigError(f"share: got {share!r}, needed a positive number, as nudge_siemens(0.1)")
         with torch.no_grad():
-            return share / float(self._output_resistance(inverse(self.node_siemens()[-1])).mean())
+            return share / float(output_resistance(inverse(self.node_siemens()[-1]), self.readout).mean())
 
-    def _output_resistance(self, resistance: Tensor) -> Tensor:
-        """What a current of 1 A into the sense amplifiers' inputs moves their outputs by, times the gain; ohms."""
-        return resistance if self.readout is None else resistance @ self.readout.weight.square().mT
-
-    def _check_conductances(self) -> None:
-        for name, _ in self.named_parameters():
-            lowest = float(self.conductance(name).detach().min())
-            if not lowest >= 0.0:
-                raise ConfigError(
-                    f"{name}: got a conductance of {lowest:g} S, needed 0 or more; write network.project() after every "
-                    "optimizer.step(), or network.project_after(optimizer) once"
-                )
-        for name, total in zip(self.names, self.node_siemens(), strict=True):
-            if not float(total.detach().min()) > 0.0:
-                floating = torch.nonzero(total.detach() == 0.0).flatten().tolist()
-                raise ConfigError(
-                    f"layer {name!r}: nodes {floating[:8]} float: got conductances that are all 0 S, needed one above; "
-                    "write g_min_siemens=1e-9, or network.project()"
-                )
-
-    # -- dynamics ------------------------------------------------------------------------------------------------------
-
-    @property
-    def activations(self) -> tuple[Activation, ...]:
-        """``clip(z / G, low, high)`` of every layer, at the present conductances (which it is not differentiated by:
-        ``inputs`` are, in its place)."""
-        return tuple(
-            Law(lambda l=l: self.node_siemens()[l], self._limits(l)).activation()  # type: ignore[misc]
-            for l in range(len(self.names))
-        )
-
-    @activations.setter
-    def activations(self, value: tuple[Activation, ...]) -> None:
-        """What ``Network`` sets is replaced."""
-
-    def _limits(self, layer: int) -> Limits | None:
-        diodes = self.nodes[self.names[layer]].diodes
-        if isinstance(diodes, tuple):
-            return diodes
-        return None if diodes == "none" else (getattr(self, f"_low{layer}"), getattr(self, f"_high{layer}"))
-
-    def drive(self, x: Tensor) -> Drive:
-        x = self.clamped(x)
-        if x.device.type == "cpu":
-            self._check_conductances()
-        terms = [x.new_zeros(shape) for shape in self.shapes]
-        for name in self.biases:
-            l = self.names.index(name)
-            rails = _resistors.signed(self.conductance(f"biases.{name}"), _RAILS)
-            terms[l] = (self._scales[l] * self._rail) * rails[:, 0]
-        for key, tail, head in self._banks:
-            if tail == -1:
-                weight = _resistors.signed(self.conductance(f"connections.{key}"), self._signs)
-                terms[head] = terms[head] + torch.mm(x * (self._scales[head] * self.input_volts), weight.mT)
-        return Drive(tuple(terms), x)
-
-    @property
-    def _rail(self) -> float:
-        return 0.0 if self.rail_volts is None else float(self.rail_volts)
-
-    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
-        incoming: list[list[tuple[int, Tensor]]] = [[] for _ in self.names]
-        precision = None
-        for key, tail, head in self._banks:
-            if tail == -1:
-                continue
-            g, factor = self.conductance(f"connections.{key}"), self._scales[head] * self._gains[tail]
-            g = g if factor == 1.0 else factor * g
-            if products is not None and products != g.dtype:
-                g, precision = g.to(products), products
-            incoming[head].append((tail, g.mT))
-            incoming[tail].append((head, g))
-        total = self.node_siemens()
-        # the activation divides by a constant; what a node's own conductances do is a term of the inputs that is zero
-        # in value and -v dG in its derivative
-        residue = tuple(t.detach() - t for t in total) if torch.is_grad_enabled() else None
-        resistance = tuple(inverse(t.detach()) for t in total)
-        return Cache(_Operands(tuple(tuple(s) for s in incoming), resistance, residue, precision))
-
-    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        operands: _Operands = cache.content
-        return [_product(operands, state, drive.terms[l], l) for l in block]
-
-    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        operands: _Operands = cache.content
-        new = []
-        for l, z in zip(block, self.block_inputs(state, drive, block, cache), strict=True):
-            if nudge is None or l not in nudge.layers:
-                limits, z = self._limits(l), z.mul_(operands.resistance[l])
-                new.append(z if limits is None else z.clamp_(*limits))
-            elif isinstance(nudge, CostNudge) and isinstance(nudge.cost, SquaredError):
-                new.append(self._nudged(z, operands.resistance[l], nudge))
-            else:
-                new.append(nudge.apply(l, z, state[l], self.activations[l]))
-        return tuple(new)
-
-    def _nudged(self, z: Tensor, resistance: Tensor, nudge: CostNudge) -> Tensor:
-        """The exact minimum over the output layer: Thevenin's voltage and resistance, loaded by the nudge.
-
-        Outputs share no node, so that each sees one resistance ``r``, and draws ``beta (o - y) / (1 + beta r)``.
-        """
-        v = z.mul_(resistance)
-        load = 1 + nudge.beta * self._output_resistance(resistance)
-        # a negative conductance above that of the node itself: no voltage is a minimum
-        load = load.where(load > 0, torch.nan)
-        current = nudge.beta * (self.output((v,)) - nudge.target) / load
-        back = current if self.readout is None else torch.mm(current, self.readout.weight)
-        return v - resistance * back
-
-    def tangent(self, state: State, drive: Drive, *, transpose: bool) -> Callable[[State], State]:
-        operands: _Operands = self.new_cache().content  # symmetric, and the same at every state
-        layers = range(len(self.names))
-        return lambda vector: tuple(_product(operands, vector, vector[l].new_zeros(()), l) for l in layers)
-
-    def vjp_inputs(self, state: State, vector: State, drive: Drive) -> State:
-        return self.tangent(state, drive, transpose=True)(vector)
-
-    def jvp_inputs(self, state: State, vector: State, drive: Drive) -> State:
-        return self.tangent(state, drive, transpose=False)(vector)
-
-    def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
-        # inputs are affine with a symmetric matrix (reciprocity): z_0 + H^T (s - s_0) are the inputs themselves
-        return self, drive
-
-    # -- energy and gradients ------------------------------------------------------------------------------------------
-
-    def energy(self, state: State, drive: Drive) -> Tensor:
-        """``E`` a sample, watts, ``[batch]``: half the power that all resistors dissipate."""
-        x = drive.x * self.input_volts
-        total = x.new_zeros(len(x))
-        for key, tail, head in self._banks:
-            g = self.conductance(f"connections.{key}")
-            p = torch.cat([s * x for s in self._signs], 1) if tail == -1 else self._gains[tail] * state[tail]
-            total = total + self._scales[head] * _resistors.power(g, p, state[head])
-        for name in self.biases:
-            l, p = self.names.index(name), self._rail * x.new_tensor([_RAILS]).expand(len(x), -1)
-            total = total + self._scales[l] * _resistors.power(self.conductance(f"biases.{name}"), p, state[l])
-        return total
-
-    def phi(self, state: State, drive: Drive) -> Tensor:
-        total = -self.energy(state, drive)
-        for s, g in zip(state, self.node_siemens(), strict=True):
-            total = total + 0.5 * ((s * s) @ g.detach())
-        return total
-
-    def add_contrast_gradient(self, phases: Sequence[Phase], x: Tensor) -> None:
-        if any(phase.paired for phase in phases):
-            raise ConfigError("ResistiveNetwork: got a complex nudge, needed a real one; write contour='centred'")
-        summed = self.response(phases)
-        own = [
-            torch.stack([p.weights @ (p.points[l] * p.points[l]) for p in phases]).sum(0) for l in range(len(summed))
-        ]
-        weight = torch.stack([p.weights.unflatten(0, (p.folds, -1)).sum(0) for p in phases]).sum(0)
-        for key, tail, head in self._banks:
-            if tail == -1:
-                volts = x * self.input_volts
-                g = _resistors.source_power_gradient(volts, self._signs, summed[head], own[head], weight)
-                _accumulate(self.connections[key], g, self._scales[head])
-                continue
-            for p in phases:
-                g = _resistors.power_gradient(self._gains[tail] * p.points[tail], p.points[head], p.weights)
-                _accumulate(self.connections[key], g, self._scales[head])
-        rail = x.new_full((len(x), 1), self._rail)
-        for name, bias in self.biases.items():
-            l = self.names.index(name)
-            g = _resistors.source_power_gradient(rail, _RAILS, summed[l], own[l], weight)
-            _accumulate(bias, g, self._scales[l])
-
-    def add_tangent_gradient(self, state: State, direction: State, x: Tensor) -> None:
-        # inputs less G v, the net currents: what their derivative by a conductance is, see new_cache
-        for key, tail, head in self._banks:
-            q, d = state[head], direction[head]
-            if tail == -1:
-                g = _resistors.source_current_gradient(x * self.input_volts, self._signs, q, d)
-            else:
-                p, back = self._gains[tail] * state[tail], self._gains[tail] * direction[tail]
-                g = _resistors.current_gradient(p, q, d) + _resistors.current_gradient(q, p, back).mT
-            _accumulate(self.connections[key], g, self._scales[head])
-        rail = x.new_full((len(x), 1), self._rail)
-        for name, bias in self.biases.items():
-            l = self.names.index(name)
-            g = _resistors.source_current_gradient(rail, _RAILS, state[l], direction[l])
-            _accumulate(bias, g, self._scales[l])
-
-    # -- diagnostics ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def net_currents(self, state: State, drive: Drive) -> State:
-        """Current into every node through its resistors, amperes, ``[batch, units]`` a layer: what its diodes and its
-        nudge must carry away."""
-        z, total = self.inputs(state, drive), self.node_siemens()
-        return tuple((i - g * v) / k for i, g, v, k in zip(z, total, state, self._scales, strict=True))
-
-    @torch.no_grad()
-    def kcl_residual(self, state: State, drive: Drive, nudge: CostNudge | None = None) -> Tensor:
-        """How far Kirchhoff's current law is from holding: the largest net current of a node that no diode can carry,
-        amperes, ``[batch]``.
-
-        Args:
-            state: node voltages; those of a nudged equilibrium with its ``nudge``.
-        """
-        worst = []
-        for l, (v, i) in enumerate(zip(state, self.net_currents(state, drive), strict=True)):
-            if nudge is not None and l in nudge.layers:
-                i = i + nudge.force(v) / self._scales[l]
-            limits = self._limits(l)
-            if limits is not None:
-                # a diode at the low bound only lifts its node, one at the high bound only pulls it down
-                i = torch.where(v <= limits[0], i.clamp(min=0), i)
-                i = torch.where(v >= limits[1], i.clamp(max=0), i)
-            worst.append(i.abs().amax(-1))
-        return torch.stack(worst).amax(0)
+    # -- files ---------------------------------------------------------------------------------------------------------
 
     def spec(self) -> dict[str, Any]:
-        """JSON-serialisable description, from which ``ResistiveNetwork.from_spec`` makes one like it."""
+        """JSON-serialisable description, from which ``eqprop.network_from_spec`` makes one like it."""
         return {
             "class": type(self).__name__,
+            "import": "hardware",
             "layers": {n: {"units": v.units, "diodes": v.diodes} for n, v in self.nodes.items()},
             "connections": [b.key.split("-") for b in self._banks],
             "g_min_siemens": self.g_min_siemens,
@@ -443,7 +189,7 @@ class ResistiveNetwork(Network):
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> ResistiveNetwork:
         """The network that ``spec()`` described: follow with ``load_state_dict``."""
-        options = {k: v for k, v in spec.items() if k not in ("class", "layers", "connections")}
+        options = {k: v for k, v in spec.items() if k not in ("class", "import", "layers", "connections")}
         layers = {n: _from_plain(v) for n, v in spec["layers"].items()}
         if options["fold"]:
             layers[list(layers)[-1]] = Nodes(layers[list(layers)[-1]].units // 2, "none")
@@ -454,36 +200,9 @@ class ResistiveNetwork(Network):
         return f"{shown}; {self.g_min_siemens:g} to {self.g_max_siemens:g} S"
 
 
-class _SenseAmplifiers(nn.Linear):
-    """The outputs ``gain v``, or ``gain (v[k] - v[k + outputs])``: a readout that is not trained, hence buffers."""
-
-    def __init__(self, nodes: int, fold: bool, gain: float, dtype: torch.dtype | None) -> None:
-        nn.Module.__init__(self)
-        self.in_features, self.out_features = nodes, nodes // 2 if fold else nodes
-        eye = gain * torch.eye(self.out_features, dtype=dtype)
-        self.register_buffer("weight", torch.cat([eye, -eye], 1) if fold else eye, persistent=False)
-        self.register_buffer("bias", torch.zeros(self.out_features, dtype=dtype), persistent=False)
-
-
-def _product(operands: _Operands, state: State, z: Tensor, layer: int) -> Tensor:
-    """``z + H s`` of a layer, a tensor of its own."""
-    low, owned = operands.precision, False
-    for source, g in operands.incoming[layer]:
-        s = state[source]
-        if low is not None:
-            z, owned = z + torch.mm(s.to(low), g).to(s.dtype), True
-        else:
-            z, owned = z.addmm_(s, g) if owned else torch.addmm(z, s, g), True
-    if operands.residue is not None:
-        z, owned = z + state[layer] * operands.residue[layer], True
-    return z if owned else z.expand_as(state[layer]).clone()
-
-
-def _accumulate(parameter: Tensor, gradient: Tensor, scale: float) -> None:
-    gradient = gradient if scale == 1.0 else gradient.mul_(scale)
-    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-
-
 def _from_plain(value: Mapping[str, Any]) -> Nodes:
     diodes = value["diodes"]
     return Nodes(value["units"], diodes if isinstance(diodes, str) else tuple(diodes))
+
+
+register_network("ResistiveNetwork", ResistiveNetwork.from_spec)

@@ -46,6 +46,20 @@ class Cells(NamedTuple):
         """The same cells on another device."""
         return Cells(*(t.to(device) for t in self))
 
+    def of_pulses(self, numbers: Tensor) -> Cells:
+        """What pulses need of some cells, ``[n]`` by their numbers in the array; all else keeps its shape."""
+        kept = ("reference_siemens", "reset_siemens", "normal")
+        return Cells(
+            *(
+                t if name in kept or t.dim() == 0 else t.reshape(-1).index_select(0, numbers)
+                for name, t in self._asdict().items()
+            )
+        )
+
+    def first(self, n: int) -> Cells:
+        """The first ``n`` of cells in a row."""
+        return Cells(*(t if t.dim() == 0 else t[:n] for t in self))
+
 
 class Frame(NamedTuple):
     """Nominal places of a response, in siemens: weight zero, the mean bounds, and one unit of weight."""

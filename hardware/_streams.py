@@ -7,13 +7,13 @@ that another would see: sources do not disturb each other, and a chip does not r
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from eqprop._counter_noise import normal_of, row_keys, signed, uniform_of
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 
@@ -21,7 +21,6 @@ from eqprop._names import lookup
 SCOPES = ("chip", "write", "sample", "phase", "step", "read")
 
 _WORD = (1 << 64) - 1
-_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def require_scope(what: str, scope: str, allowed: Sequence[str] = SCOPES) -> None:
@@ -80,39 +79,12 @@ class Streams:
         Args:
             keys: ``[batch]``, int64.
         """
-        bits = self._bits(source, counters, keys, like)
-        # two halves of 32 bits make one number (Box & Muller 1958)
-        radius = (-2.0 * torch.log(_unit(bits >> 32, 0.5))).sqrt_()
-        return radius.mul_(torch.cos(_unit(bits, 0.0).mul_(2.0 * math.pi))).reshape(like.shape).to(like.dtype)
+        return normal_of(self._rows(source, counters, keys), like)
 
     def sample_uniform(self, source: str, counters: Sequence[int], keys: Tensor, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1), as ``sample_normal``."""
-        u = _unit(self._bits(source, counters, keys, like) >> 32, 0.0)
-        return u.clamp_(max=1.0 - 2.0**-24).reshape(like.shape).to(like.dtype)
+        return uniform_of(self._rows(source, counters, keys), like)
 
-    def _bits(self, source: str, counters: Sequence[int], keys: Tensor, like: Tensor) -> Tensor:
-        """64 random bits a unit, ``[batch, units]``."""
+    def _rows(self, source: str, counters: Sequence[int], keys: Tensor) -> Tensor:
         self.drawn[source] += 1
-        rows = _scrambled(keys * _signed(_GOLDEN) + _signed(self.key(source, *counters)))
-        units = torch.arange(1, math.prod(like.shape[1:]) + 1, device=keys.device)
-        return _scrambled(rows[:, None] + units * _signed(_GOLDEN))
-
-
-def _scrambled(z: Tensor) -> Tensor:
-    """The finaliser of splitmix64 (Steele, Lea & Flood 2014); products of int64 wrap."""
-    z = (z ^ _shifted(z, 30)) * _signed(_FIRST)
-    z = (z ^ _shifted(z, 27)) * _signed(_SECOND)
-    return z ^ _shifted(z, 31)
-
-
-def _shifted(z: Tensor, n: int) -> Tensor:
-    return (z >> n) & ((1 << (64 - n)) - 1)  # a shift of int64 keeps the sign
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
-
-
-def _unit(bits: Tensor, offset: float) -> Tensor:
-    """The low 32 bits as a number in [0, 1], float32."""
-    return (bits & 0xFFFFFFFF).to(torch.float32).add_(offset).mul_(2.0**-32)
+        return row_keys(keys, signed(self.key(source, *counters)))

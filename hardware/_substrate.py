@@ -14,6 +14,8 @@ from hardware._json import from_spec, to_spec
 from hardware._nudge_source import NudgeSource
 from hardware._paths import Fluctuation, PathGains
 from hardware._printed import Printed
+from hardware._rails import SharedRail
+from hardware._slow_noise import FlickerNoise, TelegraphNoise
 from hardware._substrate_text import describe
 from hardware._thermal import ThermalNoise
 from hardware._units import ROOM_TEMPERATURE_KELVIN
@@ -57,28 +59,35 @@ class Substrate(Printed):
 
     Attributes:
         cells: memory cells that hold the weights: range, levels, programming noise, drift, read noise, stuck cells.
-        fluctuations: relative fluctuations of conductances, each with a scope; of weights where there are no cells.
+        fluctuations: relative fluctuations of conductances, each with a scope, or with a clock (``FlickerNoise``,
+            ``TelegraphNoise``); of weights where there are no cells.
         paths: gains of the ways there and back that differ.
         input_dac: converter before the clamped input.
         adc: converters behind the layers, through which rules read equilibria.
         nudge: the source that nudges.
+        rail: supply and ground that all units share.
         thermal: noise within the relaxation.
         timing: of drift and accumulated noise.
         temperature_kelvin: of the chip; the noise of ``thermal`` goes by it, and conductances where it is not 300 K.
+        twin: whether there are two sets of cells, made and written alike: the free phase relaxes on one, nudged phases
+            on the other, the first of them at the same time. What the sets do not share is then a fixed difference
+            between the phases, and no time lies between the two that a one-sided contrast compares.
 
     Raises:
         ConfigError: a part of a wrong kind, or impossible physics.
     """
 
     cells: CellArray | None = None
-    fluctuations: tuple[Fluctuation, ...] = ()
+    fluctuations: tuple[Fluctuation | FlickerNoise | TelegraphNoise, ...] = ()
     paths: PathGains | None = None
     input_dac: InputDac | None = None
     adc: OutputAdc | None = None
     nudge: NudgeSource | None = None
+    rail: SharedRail | None = None
     thermal: ThermalNoise | None = None
     timing: Timing = Timing()
     temperature_kelvin: float = ROOM_TEMPERATURE_KELVIN
+    twin: bool = False
 
     def __post_init__(self) -> None:
         several = isinstance(self.fluctuations, list | tuple)
@@ -89,16 +98,18 @@ class Substrate(Printed):
                 raise ConfigError(
                     f"Substrate.{name}: got {value!r}, needed hardware.{kind.__name__}(...)" + ", or None for ideal"
                 )
-        if not several or not all(isinstance(f, Fluctuation) for f in self.fluctuations):
+        if not several or not all(isinstance(f, _FLUCTUATIONS) for f in self.fluctuations):
             raise ConfigError(
                 f"Substrate.fluctuations: got {self.fluctuations!r}, needed a tuple; write "
                 "fluctuations=(hardware.Fluctuation(0.01),)"
             )
-        if self.cells is None and any(f.scope == "write" for f in self.fluctuations):
+        if self.cells is None and any(isinstance(f, Fluctuation) and f.scope == "write" for f in self.fluctuations):
             raise ConfigError(
                 "Substrate.fluctuations: got scope='write' without cells, needed cells that are written; write "
                 "cells=CellArray(...), or scope='chip'"
             )
+        if not isinstance(self.twin, bool):
+            raise ConfigError(f"Substrate.twin: got {self.twin!r}, needed True or False")
         require_number("Substrate.temperature_kelvin", self.temperature_kelvin, above=0.0, most=1000.0)
         if self.cells is not None:
             self.cells.check_temperature(self.temperature_kelvin)
@@ -107,7 +118,7 @@ class Substrate(Printed):
     def changes_between_phases(self) -> bool:
         """Whether two phases of one sample see different physics, so that they cannot relax as one batch."""
         cells = self.cells is not None and self.cells.changes_between_phases
-        moving = any(f.scope == "phase" for f in self.fluctuations)
+        moving = any(f.moves for f in self.fluctuations)
         return cells or moving or self.thermal is not None or self.adc is not None
 
     def fabricate(self, network: N, *, seed: int = 0) -> N:
@@ -117,8 +128,8 @@ class Substrate(Printed):
         and for every batch size. See ``hardware.Chip`` for what a chip can do beyond its network.
 
         Args:
-            network: a ``HopfieldNetwork`` or ``DirectedNetwork``; any other only where nothing touches weights or the
-                clamped input.
+            network: a ``HopfieldNetwork``, ``DirectedNetwork`` or ``ResistiveNetwork`` (see ``hardware.CircuitChip``);
+                any other only where nothing touches weights or the clamped input.
             seed: of the chip.
 
         Raises:
@@ -147,13 +158,15 @@ class Substrate(Printed):
         return from_spec(spec, Substrate, _PARTS)
 
 
+_FLUCTUATIONS = (Fluctuation, FlickerNoise, TelegraphNoise)
 _KINDS: dict[str, type] = {
     "cells": CellArray,
     "paths": PathGains,
     "input_dac": InputDac,
     "adc": OutputAdc,
     "nudge": NudgeSource,
+    "rail": SharedRail,
     "thermal": ThermalNoise,
     "timing": Timing,
 }
-_PARTS: dict[str, type] = _DEVICE_PARTS | {c.__name__: c for c in (Substrate, Fluctuation, *_KINDS.values())}
+_PARTS: dict[str, type] = _DEVICE_PARTS | {c.__name__: c for c in (Substrate, *_FLUCTUATIONS, *_KINDS.values())}

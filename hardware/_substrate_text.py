@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hardware._device_text import describe as describe_device
+from hardware._slow_noise import FlickerNoise, TelegraphNoise
 from hardware._units import ROOM_TEMPERATURE_KELVIN
 
 if TYPE_CHECKING:
     from hardware._cell_array import CellArray
     from hardware._converters import OutputAdc
     from hardware._nudge_source import NudgeSource
+    from hardware._paths import Fluctuation
+    from hardware._rails import SharedRail
     from hardware._substrate import Substrate
 
 _SCOPES = {
@@ -27,10 +30,7 @@ def describe(substrate: Substrate) -> str:
     if substrate.cells is not None:
         lines += _cells(substrate.cells)
     for f in substrate.fluctuations:
-        what = "conductances" if substrate.cells is not None else "weights"
-        lines.append(
-            f"{what} fluctuate by {_percent(f.relative_std)}, drawn {_SCOPES[f.scope]}{_correlated(f.correlation)}"
-        )
+        lines.append(f"{'conductances' if substrate.cells is not None else 'weights'} {_fluctuation(f)}")
     if (p := substrate.paths) is not None:
         lines.append(
             f"gains of the ways: ahead +-{_percent(p.ahead_std)}, back {p.back_gain:g} +-{_percent(p.back_std)} an "
@@ -44,6 +44,8 @@ def describe(substrate: Substrate) -> str:
         lines.append(_adc(substrate.adc))
     if substrate.nudge is not None:
         lines.append(_nudge(substrate.nudge))
+    if substrate.rail is not None:
+        lines.append(_rail(substrate.rail))
     if (thermal := substrate.thermal) is not None:
         std = thermal.std_at(substrate.temperature_kelvin)
         origin = ""
@@ -53,9 +55,12 @@ def describe(substrate: Substrate) -> str:
                 f"{1e6 * std * thermal.volts_per_unit:.3g} uV)"
             )
         lines.append(
-            f"noise in each sweep: {std:.3g} of a unit of state{origin}, read as the mean of "
-            f"{thermal.window_sweeps} sweep{'s' * (thermal.window_sweeps > 1)}"
+            f"noise in each sweep, or in time with solver=Langevin(): {std:.3g} of a unit of state{origin}, read as "
+            f"the mean of {thermal.window_sweeps} sweep{'s' * (thermal.window_sweeps > 1)}"
+            + ("" if thermal.time_constant_seconds is None else f"; RC of a node {thermal.time_constant_seconds:.3g} s")
         )
+    if substrate.twin:
+        lines.append("twin arrays: free phases on one set of cells, nudged ones on another at the same time")
     if substrate.changes_between_phases:
         lines.append(
             f"phases run one after another, {substrate.timing.phase_seconds:g} s each; a write takes "
@@ -64,6 +69,22 @@ def describe(substrate: Substrate) -> str:
     if substrate.temperature_kelvin != ROOM_TEMPERATURE_KELVIN:
         lines.append(f"temperature: {substrate.temperature_kelvin:g} K")
     return "\n".join(lines) or "ideal: no part disturbs anything"
+
+
+def _fluctuation(f: Fluctuation | FlickerNoise | TelegraphNoise) -> str:
+    if isinstance(f, FlickerNoise):
+        n = len(f.tau_seconds)
+        return (
+            f"have 1/f noise of {_percent(f.relative_std)}, {n} process{'es' * (n > 1)} with correlation times "
+            f"{f.tau_min_seconds:g} to {f.tau_max_seconds:g} s, by the chip's clock"
+        )
+    if isinstance(f, TelegraphNoise):
+        return (
+            f"have telegraph noise: {_percent(f.share)} of the cells jump by {_percent(f.relative_amplitude)}, "
+            f"{f.tau_high_seconds:g} s up and {f.tau_low_seconds:g} s down on average, spread over "
+            f"{f.spread_decades:g} decades, by the chip's clock"
+        )
+    return f"fluctuate by {_percent(f.relative_std)}, drawn {_SCOPES[f.scope]}{_correlated(f.correlation)}"
 
 
 def _percent(share: float) -> str:
@@ -82,9 +103,12 @@ def _cells(cells: CellArray) -> list[str]:
     made = cells.resolved()
     reach = f"{cells.headroom:g} times the largest initial one" if cells.weight_range is None else cells.weight_range
     lines = [f"weights in {cells.mapping} pairs of cells, up to {reach}; biases and readout are digital"]
+    if cells.mapping == "single":
+        lines = ["a cell for every conductance"]
     lines += ["  " + line for line in describe_device(made).splitlines()]
     if made.reading is not None:
-        lines.append(f"  read noise is drawn {_SCOPES[cells.read_scope]}{_correlated(cells.read_correlation)}")
+        where = ", on the signals of dense inputs" if cells.input_noise == "signals" else ""
+        lines.append(f"  read noise is drawn {_SCOPES[cells.read_scope]}{_correlated(cells.read_correlation)}{where}")
     if cells.stuck_share is not None:
         lines.append(f"  {_percent(cells.stuck_share)} of the cells are stuck, anywhere in the range")
     if cells.wire_ohms:
@@ -107,16 +131,31 @@ def _adc(adc: OutputAdc) -> str:
     if adc.differential:
         reach = "" if adc.difference_range is None else f" up to {adc.difference_range:g}"
         parts.append(f"nudged phases as differences to the free one{reach}")
+    parts += [f"bent by up to {adc.inl_lsb:g} steps, alike in all phases"] * (adc.inl_lsb > 0)
+    parts += [f"offsets of +-{adc.offset_lsb:g} steps"] * (adc.offset_lsb > 0)
     parts += ["dithered"] * adc.dither
     parts += [f"noise of {adc.noise_lsb:g} steps"] * (adc.noise_lsb > 0) + [f"mean of {adc.reads}"] * (adc.reads > 1)
     return ", ".join(parts)
 
 
+def _rail(rail: SharedRail) -> str:
+    one = {"chip": "one for all units", "layer": "one a layer"}[rail.scope]
+    parts = [f"shared rails ({one}): inputs fall by {_percent(rail.share)} of the mean activity"]
+    parts += [f"readings by {_percent(rail.read_share)}"] * (rail.read_share > 0)
+    parts += [f"felt by each unit to within +-{_percent(rail.spread)}: not reciprocal"] * (rail.spread > 0)
+    parts += [f"inputs by {rail.nudge_shift:g} while a nudge is on"] * (rail.nudge_shift != 0)
+    return ", ".join(parts)
+
+
 def _nudge(source: NudgeSource) -> str:
     parts = [f"nudge source ({source.mode}): gains +-{_percent(source.gain_std)}"]
+    if source.clamp_conductance is not None:
+        parts.append(f"clamps hold through {source.clamp_conductance:g} of the output's own conductance")
     parts.append(f"offsets {source.offset_mean:g} +- {source.offset_std:g} while it is on")
     if source.output_conductance:
         parts.append(f"load {source.output_conductance:g} of the output's own leak")
     if source.bits is not None:
         parts.append(f"{source.bits} bits from {source.low:g} to {source.high:g}")
+    if source.follows_cells:
+        parts.append("drifts with the cells")
     return ", ".join(parts)

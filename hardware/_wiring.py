@@ -1,4 +1,4 @@
-"""How a resistive network is wired: its layers, the banks of resistors between them, amplifiers; what is refused."""
+"""How a resistive network is wired: its layers, and the banks of resistors between them; what is refused."""
 
 from __future__ import annotations
 
@@ -85,43 +85,3 @@ def banks_between(names: list[str], connections: Sequence[tuple[str, str]] | Non
         if not any(name in pair for pair in banks):
             raise ConfigError(f"layer {name!r}: no connection reaches it; write ({names[0]!r}, {name!r})")
     return tuple(banks.values())
-
-
-def amplifier_gains(names: tuple[str, ...], amplification: float | Mapping[str, float]) -> tuple[float, ...]:
-    """The gain behind every layer that moves; 1 behind the output."""
-    hidden = dict.fromkeys(names[:-1], 1.0)
-    if isinstance(amplification, Mapping):
-        for name, gain in amplification.items():
-            lookup("amplification of hidden layer", name, hidden)
-            hidden[name] = gain
-    else:
-        hidden = dict.fromkeys(hidden, amplification)
-    for name, gain in hidden.items():
-        if not is_positive(gain):
-            raise ConfigError(f"amplification of {name!r}: got {gain!r}, needed a positive finite gain, as 4.0")
-    return (*(float(g) for g in hidden.values()), 1.0)
-
-
-def power_scales(names: tuple[str, ...], banks: Sequence[Bank], gains: Sequence[float]) -> tuple[float, ...]:
-    """Factor of each layer's powers in the energy, 1 at the output: from a layer to the next it falls by the squared
-    gain between them."""
-    scales: dict[int, float] = {}
-    for first in reversed(range(len(names))):
-        pending = [] if first in scales else [first]
-        scales.setdefault(first, 1.0)
-        while pending:
-            l = pending.pop()
-            for key, tail, head in banks:
-                if tail == -1 or l not in (tail, head):
-                    continue
-                other = head if l == tail else tail
-                value = scales[l] / gains[tail] ** 2 if l == tail else scales[l] * gains[tail] ** 2
-                if other not in scales:
-                    scales[other] = value
-                    pending.append(other)
-                elif not math.isclose(scales[other], value, rel_tol=1e-9):
-                    raise ConfigError(
-                        f"amplification: two paths to {names[other]!r} have unequal gains (the last over {key}), and "
-                        "such a circuit has no energy; write amplification=1.0, or connect layers in a chain"
-                    )
-    return tuple(scales[l] for l in range(len(names)))

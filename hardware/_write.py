@@ -2,70 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError
-from eqprop._names import lookup
 from hardware._array import Array
-from hardware._device_checks import require_number, require_whole
-from hardware._printed import Printed
+from hardware._auxiliary import AuxiliaryCells
+from hardware._cell_draws import CellDraws
+from hardware._touched import apply_pulses, pulses_of
+from hardware._write_settings import WriteSettings
 
 if TYPE_CHECKING:
     from hardware._chip import Chip
-
-_MODES = {"programmed": None, "proportional": None, "stochastic": None, "sign": None}
-
-
-@dataclass(frozen=True, repr=False)
-class WriteSettings(Printed):
-    """How a proposed change of a weight becomes pulses.
-
-    The change first meets what a learning circuit does to it, ``d <- d (1 + gain_std n_1) + bias_std n_2`` with normal
-    numbers of the cell drawn once a chip: a deterministic bias of every update is the dominant fault of real
-    self-learning circuits, and makes limit cycles. Changes up to ``dead_zone`` are dropped.
-
-    Then, with ``n = |d| / step`` and the device's mean step at weight zero (twice that of one cell, where pulses go
-    both ways: one cell of a pair goes up while the other goes down):
-
-        programmed     no pulses: a closed-loop write to the new target, at the next relaxation
-        proportional   round(n) pulses: nothing below half a step
-        stochastic     floor(n + U(0, 1)) pulses: right on average
-        sign           one pulse, whatever the size
-
-    What the pulses do is the device's business: bounds, asymmetry, noise, stuck cells.
-
-    Attributes:
-        mode: as above.
-        dead_zone: in units of weight.
-        gain_std: relative.
-        bias_std: in units of weight, a step of the optimiser.
-        max_pulses: at most so many a cell and step.
-        refresh_share: of the range; where pulses go one way, a pair with a cell beyond it is reset and its difference
-            is programmed again.
-        pulse_joules: energy of one pulse, for ``WritePath.energy_joules``.
-
-    Source: bias: Dillavou et al. 2025 (arXiv 2505.22887); stochastic counts: Gokmen & Vlasov 2016; fixed pulses: Oh,
-    An & Min (twin circuits).
-    """
-
-    mode: str = "stochastic"
-    dead_zone: float = 0.0
-    gain_std: float = 0.0
-    bias_std: float = 0.0
-    max_pulses: int = 31
-    refresh_share: float = 0.9
-    pulse_joules: float = 0.0
-
-    def __post_init__(self) -> None:
-        lookup("write path: mode", self.mode, _MODES)
-        for name in ("dead_zone", "gain_std", "bias_std", "pulse_joules"):
-            require_number(f"WriteSettings.{name}", getattr(self, name), least=0.0)
-        require_number("WriteSettings.refresh_share", self.refresh_share, above=0.0, most=1.0)
-        require_whole("WriteSettings.max_pulses", self.max_pulses, 1)
 
 
 class WritePath:
@@ -85,7 +35,7 @@ class WritePath:
 
     Raises:
         ConfigError: a chip without cells, or of a device without a pulse response (but in mode ``programmed``), or a
-            one-way device in balanced pairs.
+            one-way device in balanced pairs or single cells, or as auxiliary.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, chip: Chip, **options: Any) -> None:
@@ -93,6 +43,7 @@ class WritePath:
         self._chip = chip
         self._before: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
+        self._last_write: dict[str, int] = {}
         arrays = {k: a for k, a in chip.arrays.items() if a.layout is not None}
         if not arrays:
             raise ConfigError(
@@ -110,7 +61,10 @@ class WritePath:
             with torch.no_grad():
                 for key, array in self._arrays.items():
                     array.follow(self._weight(key))
-                    self._take_over(key, array, array.conductance, torch.zeros_like(array.written, dtype=torch.bool))
+                    array.forget()  # what it keeps of the weights that were asked for
+                    self._take_over(key, array)
+                    self._last_write[key] = array.write_number
+                    self._add_auxiliary(key, array)
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: self._remember()),
             optimizer.register_step_post_hook(lambda *_: self._write()),
@@ -123,8 +77,13 @@ class WritePath:
 
     @property
     def pulses(self) -> int:
-        """Pulses on single cells so far."""
-        return sum(int(a.counts[1]) for a in self._arrays.values())
+        """Pulses on single cells so far, those of auxiliary arrays included."""
+        return sum(int(a.counts[1]) for a in self._arrays.values()) + sum(int(a.counts[0]) for a in self._auxiliaries)
+
+    @property
+    def reads(self) -> int:
+        """Lines of auxiliary arrays read so far."""
+        return sum(int(a.counts[1]) for a in self._auxiliaries)
 
     @property
     def energy_joules(self) -> float:
@@ -134,17 +93,51 @@ class WritePath:
     # -- inside --------------------------------------------------------------------------------------------------------
 
     def _weight(self, key: str) -> Tensor:
-        return self._chip.get_parameter(f"connections.{key}.weight")
+        return self._chip.weight_of(key)
+
+    @property
+    def _auxiliaries(self) -> list[AuxiliaryCells]:
+        found = [getattr(array, "auxiliary", None) for array in self._arrays.values()]
+        return [a for a in found if isinstance(a, AuxiliaryCells)]
+
+    def _add_auxiliary(self, key: str, array: Array) -> None:
+        """Auxiliary cells as a part of the array; those that it has stay, where they are of the same settings."""
+        settings, kept = self.settings.auxiliary, getattr(array, "auxiliary", None)
+        if settings is None:
+            if kept is not None:
+                del array.auxiliary
+        elif not (isinstance(kept, AuxiliaryCells) and kept.settings == settings):
+            weight = self._weight(key).detach()
+            array.auxiliary = AuxiliaryCells(
+                key, settings, array.device, weight, array.weight_range, self._chip.streams
+            )
+
+    def _through(self, key: str, auxiliary: AuxiliaryCells, change: Tensor) -> Tensor | None:
+        """What an auxiliary array makes of a change: what it asks of the weights, or None in most steps."""
+        change = auxiliary.settings.gain * change
+        at = (auxiliary.steps + 1,)
+        auxiliary.gather(change, self._counts(f"auxiliary/{key}", at, change.abs().div_(auxiliary.step_size)))
+        return auxiliary.transfer()
 
     def _check_devices(self) -> None:
         if self.settings.mode == "programmed":
             return
+        if self._chip.substrate.twin:
+            raise ConfigError(
+                f"write path: got mode {self.settings.mode!r} on twin arrays, which pulses would tell apart: what one "
+                "set holds is not what the other does; write mode='programmed', or Substrate(twin=False)"
+            )
         for key, array in self._arrays.items():
             law = array.device.pulses
             if law is None:
                 raise ConfigError(
                     f"write path: connection {key} is of {array.device.name!r}, whose response to pulses is not "
                     "published, needed one that is; write mode='programmed', or device='reram-sb'"
+                )
+            if law.one_way and array.mapping.cells == 1:
+                raise ConfigError(
+                    f"write path: pulses on {array.device.name!r} go one way, and a conductance in a single cell must "
+                    "also come down; write mode='programmed', or device='ecram'"
                 )
             if law.one_way and array.layout is not None and array.layout.mapping == "balanced":
                 raise ConfigError(
@@ -163,8 +156,14 @@ class WritePath:
             moment.clock += round(self._chip.substrate.timing.write_seconds * 1e9)
         for key, array in self._arrays.items():
             weight, before = self._weight(key), self._before[key]
-            change = self._learned(key, weight - before)
-            if pulsed:
+            change: Tensor | None = self._learned(key, weight - before)
+            auxiliary = getattr(array, "auxiliary", None)
+            if change is not None and isinstance(auxiliary, AuxiliaryCells):
+                change = self._through(key, auxiliary, change)
+            if change is None:
+                weight.copy_(array.requested)
+                array.agree(weight)
+            elif pulsed:
                 self._pulse(key, array, change)
             else:
                 weight.copy_(before + change)
@@ -190,43 +189,60 @@ class WritePath:
         device, law = array.device, array.device.pulses
         if law is None:
             return
-        streams = self._chip.streams
+        written_by_others = array.write_number != self._last_write.get(key)
         array.next_write()
+        self._last_write[key] = array.write_number
+        step = law.step * device.frame.unit / array.scale
+        both = 1 if law.one_way else array.mapping.cells
         at = (array.write_number,)
-        step = law.step * law.frame(device.g_min_siemens, device.g_max_siemens).unit / array.scale
-        counts = self._counts(key, at, change.abs() / (step if law.one_way else 2 * step))
-        rising, falling = counts * (change > 0), counts * (change < 0)
-        up = torch.stack([rising, falling])
-        down = None if law.one_way else torch.stack([falling, rising])
-        generator = streams.generator(f"pulses/{key}", *at)
-        most = int(counts.max())  # one look a write, against a train as long as the longest that could be
-        g = device.pulse(array.hidden, up, down, array.cells, generator, exact=False, most=most)
-        touched = up > 0 if down is None else (up > 0) | (down > 0)
-        array.counts[1] += up.sum() if down is None else up.sum() + down.sum()
+        pulses = pulses_of(change, self._counts(key, at, change.abs().div_(both * step)))
+        touched = apply_pulses(array, pulses, self._chip.streams, key, at)
+        array.counts[1] += both * pulses.counts.sum()
         if law.one_way:
-            g, touched = self._refreshed(array, g, touched, generator)
-        self._take_over(key, array, g, touched, device.apparent(g, generator))
+            touched = torch.cat([touched, self._refresh(key, array, pulses.where)])
+        array.written.view(-1).index_fill_(0, touched, self._chip._moment.clock)
+        array.touch(touched)
+        self._take_over(key, array, None if written_by_others else pulses.where)
 
     def _counts(self, key: str, at: tuple[int, ...], n: Tensor) -> Tensor:
+        """Whole numbers of pulses, as floating point."""
         if self.settings.mode == "sign":
-            return (n > 0).to(torch.int64)
+            return (n > 0).to(n.dtype)
         if self.settings.mode == "stochastic":
-            n = (n + self._chip.streams.uniform(f"pulses.chance/{key}", at, n.shape, n)).floor()
-        return n.round().clamp(max=self.settings.max_pulses).to(torch.int64)
+            n = n.add_(self._chip.streams.uniform(f"pulses.chance/{key}", at, n.shape, n)).floor_()
+        else:
+            n = n.round_()
+        return n.clamp_(max=self.settings.max_pulses)
 
-    def _refreshed(self, array: Array, g: Tensor, touched: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Full pairs written anew from their difference: the lower cell back at the bottom."""
-        device = array.device
+    def _refresh(self, key: str, array: Array, where: Tensor) -> Tensor:
+        """Write full pairs among the parameters ``where`` anew from their difference: the lower cell at the bottom.
+
+        Returns:
+            The numbers of their cells.
+        """
+        device, at = array.device, (array.write_number,)
         bar = device.g_min_siemens + self.settings.refresh_share * (device.g_max_siemens - device.g_min_siemens)
         bottom = device.g_min_siemens + 0.05 * (device.g_max_siemens - device.g_min_siemens)
-        full = ((g.amax(0) > bar) & (g.amin(0) > bottom)).expand_as(g)
-        fresh = device.program(array.targets(array.decoded(g)), generator, array.cells)
-        array.counts[0] += full.sum()
-        return torch.where(full, fresh, g), touched | full
+        size = array.requested.numel()
+        g = array.hidden.view(-1, size).index_select(1, where)
+        full = ((g.amax(0) > bar) & (g.amin(0) > bottom)).nonzero().flatten()
+        pairs = where.index_select(0, full)
+        numbers = torch.cat([pairs, pairs + size])
+        target = array.targets(array.decoded(g.index_select(1, full))).flatten()
+        draws = CellDraws(self._chip.streams, f"pulses.refresh/{key}", at, numbers)
+        fresh = device.program(target, draws, array.cells.of_pulses(numbers))
+        array.hidden.view(-1).index_copy_(0, numbers, fresh)
+        array.conductance.view(-1).index_copy_(0, numbers, fresh)
+        array.counts[0] += len(numbers)
+        return numbers
 
-    def _take_over(self, key: str, array: Array, g: Tensor, touched: Tensor, visible: Tensor | None = None) -> None:
-        """The weights are what the cells hold."""
-        visible = g if visible is None else torch.where(touched, visible, array.conductance)
-        weight = array.decoded(visible)
-        array.settled(visible, touched, weight, hidden=g)
-        self._weight(key).copy_(weight)
+    def _take_over(self, key: str, array: Array, where: Tensor | None = None) -> None:
+        """The weights are what the cells hold: those of the numbers ``where`` anew, or all."""
+        weight = self._weight(key)
+        if where is None:
+            array.requested.copy_(array.decoded(array.conductance))
+        else:
+            g = array.conductance.view(array.mapping.cells, -1).index_select(1, where)
+            array.requested.put_(where, array.decoded(g))
+        weight.copy_(array.requested)
+        array.agree(weight)

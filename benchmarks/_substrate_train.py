@@ -1,0 +1,143 @@
+"""Trains a row of the substrate benchmark on its chip, and says what came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import eqprop
+import hardware
+from benchmarks._substrate_rows import (
+    BATCH,
+    SEARCH,
+    Row,
+    make_chip,
+    make_network,
+    make_optimizer,
+    make_rule,
+    rows,
+)
+from eqprop._checkpoints import atomic_write
+from eqprop._errors import TrainingError
+
+IDEAL = "devices/ideal"
+#: when a chip is looked at again after the last write
+LATER = {"1 s": 1.0, "1 day": 86400.0}
+_LOOKED_AT = 256  # images of a diagnosis
+
+
+def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, *, epochs: int | None, progress: bool) -> None:
+    """One row and seed in its run folder below ``out``; a finished one is kept, an interrupted one goes on."""
+    folder = out / row.name / f"seed{seed}"
+    wanted = row.epochs if epochs is None else epochs
+    if finished(folder) >= wanted:
+        return
+    network = make_network(row, seed)
+    chip = make_chip(row, network, seed)
+    initial = eqprop.evaluate(chip, data.validation, make_rule(row, seed)).accuracy
+    chip, rule = make_chip(row, network, seed), make_rule(row, seed)  # the look took part of its noise
+    under_way = (folder / "checkpoint").exists()
+    trainer = eqprop.Trainer(
+        chip,
+        rule,
+        make_optimizer(row, chip),
+        data,
+        epochs=wanted,
+        batch_size=BATCH,
+        seed=seed,
+        out=folder,
+        config=row.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
+        resume=under_way,
+        overwrite=not under_way,
+        checkpoint_every_steps=500,
+        progress=progress,
+        guard=None,  # a chip that does not learn is a result
+    )
+    stopped = ""
+    try:
+        trainer.fit()
+    except TrainingError as error:
+        stopped = str(error)
+    record = {
+        "row": row.name,
+        "seed": seed,
+        "epochs": trainer.epoch,
+        "steps": trainer.step,
+        "seconds": trainer.seconds,
+        "stopped": stopped,
+        "accuracy_percent": 100 * trainer.test().accuracy,
+        "initial_validation_percent": 100 * initial,
+        "validation_percent": [100 * (1 - e) for e in trainer.history.series.get("validation_error", [])],
+    } | after_training(row, seed, chip, data, out)
+    atomic_write(folder / "result.json", json.dumps(record, indent=1).encode(), "the result of a row")
+    print(
+        f"{row.name} seed {seed}: {record['accuracy_percent']:.2f} %, {record['seconds']:.0f} s {stopped}", flush=True
+    )
+
+
+def finished(folder: Path) -> int:
+    """Epochs of the finished run in a folder; 0 where there is none."""
+    path = folder / "result.json"
+    return int(json.loads(path.read_bytes())["epochs"]) if path.exists() else 0
+
+
+def after_training(row: Row, seed: int, chip: Any, data: eqprop.DataSplits, out: Path) -> dict[str, Any]:
+    """The gradient that the trained chip gives, and of cells: accuracy later, and with ideal weights programmed."""
+    x, y = next(data.test.batches(_LOOKED_AT))
+    # the rule itself, to where it has settled: what homeostasis adds is no estimate of the gradient
+    rule = make_rule(replace(row, homeostasis=None), seed, eqprop.Stop(1e-5, 300, block=10))
+    ideal = make_network(row, seed)
+    ideal.load_state_dict({name: p.detach() for name, p in chip.named_parameters()})
+    found: dict[str, Any] = {"diagnosis": hardware.diagnose(chip, ideal, rule, x, y).record()}
+    if row.group == "mismatch":  # what it holds still is the machine: the gradient of its own loss is the aim
+        truth = eqprop.ImplicitGradient(cost=rule.cost, free=eqprop.Stop(1e-6, 1000, block=10))
+        own = eqprop.compare_layers(chip, rule, truth, x, y)
+        found["cosine_with_own_gradient"] = {layer: match.cosine for layer, match in own.items()}
+    if row.write is not None:
+        pulses = chip.counts["pulses"] if hasattr(chip, "counts") else 0
+        found |= {"pulses": pulses, "later_percent": later(chip, rule, data)}
+        learnt = out / IDEAL / f"seed{seed}"
+        if row.substrate is not None and finished(learnt):
+            programmed: Any = eqprop.load(learnt)
+            found["programmed_percent"] = later(make_chip(row, programmed, seed), rule, data)
+    return found
+
+
+def later(chip: Any, rule: eqprop.Rule, data: eqprop.DataSplits) -> dict[str, float]:
+    """Test accuracy of a chip now and when nobody has written it for some time, in per cent."""
+    copied = chip.clone()
+    found = {"at once": 100 * eqprop.evaluate(copied, data.test, rule).accuracy}
+    waited = 0.0
+    for label, seconds in LATER.items():
+        copied.wait(seconds - waited)
+        waited = seconds
+        found[label] = 100 * eqprop.evaluate(copied, data.test, rule).accuracy
+    return found
+
+
+def search(row: Row, data: eqprop.DataSplits, epochs: int) -> dict[str, float]:
+    """Validation accuracy in per cent by factor on the learning rates, seed 0; test images take no part."""
+    found = {}
+    for factor in SEARCH:
+        tried = replace(row, rate=factor)
+        chip, rule = make_chip(tried, make_network(tried, 0), 0), make_rule(tried, 0)
+        optimizer = make_optimizer(tried, chip)
+        shuffle = torch.Generator().manual_seed(0)
+        for _ in range(epochs):
+            for x, y in data.train.batches(BATCH, generator=shuffle):
+                optimizer.zero_grad()
+                rule.backward(chip, x, y)
+                optimizer.step()
+        found[f"{factor:g}"] = 100 * eqprop.evaluate(chip, data.validation, rule).accuracy
+    return found
+
+
+def with_needed(chosen: list[Row]) -> list[Row]:
+    """The rows, and before them the ideal one where a row programs its weights."""
+    needed = any(row.write is not None for row in chosen)
+    ideal = [row for row in rows() if row.name == IDEAL] if needed else []
+    return [*ideal, *(row for row in chosen if row not in ideal)]

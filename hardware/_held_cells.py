@@ -1,0 +1,198 @@
+"""The cells behind a parameter: what was asked of them, what writes left in them, and when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hardware._cell_array import CellArray
+from hardware._fabrication import fabricated_cells, mapping_of
+from hardware._mapping import Mapping
+from hardware._moment import Kept, Moment
+from hardware._step_laws import Cells
+from hardware._streams import Streams
+
+_COUNTS = ("writes", "pulses", "clipped")
+
+
+class HeldCells(nn.Module):
+    """Cells of a parameter ``[...]``, and writes to them; base of ``Array``.
+
+    Attributes:
+        key: of the connection.
+        layout: settings, or None where there are no cells; none of the following is there then.
+        device: of the cells.
+        mapping: how parameters become cells.
+        conductance: of the cells as they were written, ``[cells, ...]`` siemens; a pair of cells a parameter, or one.
+        requested: the parameter that the cells were last asked to hold.
+        written: nanoseconds on the chip's clock of the last write of every cell.
+        counts: writes and pulses of single cells, and parameters that a write clipped; so far.
+    """
+
+    _cells_normal: Tensor
+    conductance: Tensor
+    _hidden: Tensor | None
+    requested: Tensor
+    written: Tensor
+    counts: Tensor
+    mapping: Mapping
+
+    def __init__(self, key: str, weight: Tensor, layout: CellArray | None, streams: Streams, moment: Moment) -> None:
+        super().__init__()
+        self.key, self.layout, self._streams, self._moment = key, layout, streams, moment
+        self._seen: tuple[int, int] | None = None
+        self._kept = Kept()
+        self._write = 0
+        self._touched: dict[int, Tensor | None] = {}
+        if layout is not None:
+            self._fabricate(layout, weight)
+
+    def _fabricate(self, layout: CellArray, weight: Tensor) -> None:
+        made = self.device = layout.resolved()
+        self.mapping = mapping_of(self.key, layout, made, weight)
+        shape = (self.mapping.cells, *weight.shape)
+        cells = fabricated_cells(self.key, layout, made, self._streams, shape, weight)
+        for name, value in cells._asdict().items():
+            self.register_buffer(f"_cells_{name}", value.to(weight.device), persistent=False)
+        self.register_buffer("conductance", weight.new_zeros(shape))
+        has_write_noise = made.pulses is not None and made.pulses.write_noise > 0
+        self.register_buffer("_hidden", weight.new_zeros(shape) if has_write_noise else None)
+        self.register_buffer("requested", torch.full_like(weight, torch.nan))
+        self.register_buffer("written", torch.zeros(shape, dtype=torch.int64, device=weight.device))
+        self.register_buffer("counts", torch.zeros(len(_COUNTS), dtype=torch.int64, device=weight.device))
+        self.write(weight)
+
+    @property
+    def scale(self) -> float:
+        """Siemens a unit of the parameter."""
+        return self.mapping.scale
+
+    @property
+    def weight_range(self) -> float:
+        """The largest parameter."""
+        return self.mapping.bounds[1]
+
+    @property
+    def cells(self) -> Cells:
+        """What chance decided for each cell, ``[cells, ...]``."""
+        return Cells(*(getattr(self, f"_cells_{name}") for name in Cells._fields))
+
+    @property
+    def hidden(self) -> Tensor:
+        """Conductances on which pulses act: those that are seen, less the noise of a write where the device has it."""
+        return self.conductance if self._hidden is None else self._hidden
+
+    def targets(self, weight: Tensor) -> Tensor:
+        """The conductances that a parameter asks of its cells, on a level, clipped to the range."""
+        return self.device.nearest_level(self.mapping.targets(weight))
+
+    def decoded(self, conductance: Tensor) -> Tensor:
+        """The parameter that conductances stand for."""
+        return self.mapping.decoded(conductance)
+
+    # -- writes --------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def write(self, weight: Tensor) -> bool:
+        """Program the cells whose target changed; returns whether there were any."""
+        before = self._kept("targets", (self._write,), lambda: self.targets(self.requested))
+        now = self.targets(weight)
+        touched = (now - before).ne_(0.0)  # NaN, as at first, differs from everything
+        least, most = self.mapping.bounds
+        count = int(touched.sum(dtype=torch.float64))
+        if count == 0:  # as after a checkpoint, or another precision
+            self.requested.copy_(weight)
+            return False
+        low, high = torch.aminmax(weight)
+        if low < least or high > most:
+            self.counts[2] += (self.mapping.outside(weight) & (weight != self.requested)).sum()
+        self.next_write()
+        g = self.device.program(
+            now, self._streams.generator(f"write/{self.key}", self._write), self.cells, checked=False
+        )
+        self.counts[0] += count
+        self.settled(g, None if count == touched.numel() else touched, weight)
+        self._kept("targets", (self._write,), lambda: now)
+        return True
+
+    @property
+    def write_number(self) -> int:
+        """Writes of the array so far."""
+        return self._write
+
+    def set_write_number(self, write: int) -> None:
+        """Go on after that write, as after a checkpoint."""
+        self._write = write
+
+    def next_write(self) -> None:
+        """Count a write, before its conductances are put in place; what is of scope ``write`` will be drawn anew."""
+        self._write += 1
+
+    @torch.no_grad()
+    def settled(self, conductance: Tensor, touched: Tensor | None, weight: Tensor) -> None:
+        """Take conductances over as written now where cells were ``touched``, 1.0 or 0.0 each (None: all), whose clocks
+        restart."""
+        if touched is None:
+            self.conductance.copy_(conductance)
+            self.written.fill_(self._moment.clock)
+            self._kept("written", (self._write,), lambda: [self._moment.clock] * 2)
+        else:
+            self.conductance.lerp_(conductance, touched)  # one or the other, bit for bit
+            # arithmetic, for a mask without pattern makes branches slow
+            self.written.add_((self._moment.clock - self.written).mul_(touched.to(torch.int64)))
+        if self._hidden is not None:
+            self._hidden.copy_(self.conductance)
+        self.requested.copy_(weight)
+        self.touch(touched)
+
+    def touch(self, cells: Tensor | None) -> None:
+        """Say which cells the last write touched, so that what is kept of the others need not be made anew.
+
+        Args:
+            cells: 1.0 or 0.0 in the shape of the conductances, or numbers of cells ``[n]``, int64; None for all.
+        """
+        self._touched[self._write] = cells
+
+    def touched_since(self, write: int) -> list[Tensor | None] | None:
+        """The cells touched by each write after that one; None where it is not known."""
+        later = range(write + 1, self._write + 1)
+        for old in [w for w in self._touched if w < self._write - 1]:
+            del self._touched[old]  # who looks at all looks at each write
+        return [self._touched[w] for w in later] if all(w in self._touched for w in later) else None
+
+    def follow(self, weight: Tensor) -> bool:
+        """Write what changed since the last look; returns whether the cells were written."""
+        if self.layout is None:
+            return False
+        seen = (weight._version, weight.data_ptr())
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        return self.write(weight.detach())
+
+    def agree(self, weight: Tensor) -> None:
+        """Say that the parameter is what the cells were asked for, so that nobody looks before it changes again."""
+        self._seen = (weight._version, weight.data_ptr())
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def ages(self, clock: int) -> tuple[float, float]:
+        """Seconds from the last write of a cell to that time on the chip's clock: the least and the greatest, or 0."""
+        first, last = self._kept("written", (self._write,), lambda: [int(v) for v in torch.aminmax(self.written)])
+        return max(clock - last, 0) * 1e-9, max(clock - first, 0) * 1e-9
+
+    def age_of_each(self, clock: int) -> Tensor:
+        """The same of every cell, ``[cells, ...]``."""
+        return (clock - self.written).clamp_(min=0).to(self.conductance.dtype).mul_(1e-9)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.forget()  # of another device or precision
+        return super()._apply(fn, recurse)
+
+    def forget(self) -> None:
+        """Drop all that is kept between moments; it will be made again."""
+        self._kept.clear()
+        self._touched.clear()
+        self._seen = None

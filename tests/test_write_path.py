@@ -1,0 +1,142 @@
+"""Pulses on the few cells that a step touches, and what a write path adds to them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import eqprop
+import hardware
+from hardware import CellArray, Streams, Substrate
+from hardware._cell_draws import CellDraws
+from hardware._touched import Pulses, apply_pulses, pulses_of
+from tests.helpers import seeded
+
+TWO_WAY = ("reram-sb", "reram-es", "ecram", "idealized", "reram-array-om")
+
+
+def chip_of(device: Any, mapping: str = "balanced", seed: int = 3, **options: Any) -> Any:
+    net = eqprop.HopfieldNetwork.mlp(40, 30, 20, activation="sigmoid", generator=seeded()).double()
+    return Substrate(cells=CellArray(device, mapping, weight_range=1.0, **options)).fabricate(net, seed=seed)
+
+
+def step(chip: Any, change: Tensor, **options: Any) -> Any:
+    """One step of an optimiser that proposes ``change`` for the first weight, and nothing for the others."""
+    optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
+    path = chip.write_path(optimizer, **options)
+    for name, p in chip.named_parameters():
+        p.grad = -change if name == "connections.input-hidden1.weight" else torch.zeros_like(p)
+    optimizer.step()
+    return path
+
+
+@pytest.mark.parametrize(("name", "mapping"), [*((n, "balanced") for n in TWO_WAY), ("pcm", "one-sided")])
+def test_only_the_cells_of_changed_weights_are_pulsed(name: str, mapping: str, device: torch.device) -> None:
+    chip = chip_of(name, mapping).to(device)
+    array = chip.arrays["input-hidden1"]
+    change = torch.zeros(30, 40, dtype=torch.float64, device=device)
+    change[4, 7], change[11, 0] = 0.3, -0.3
+    path = chip.write_path(torch.optim.SGD(chip.parameters(), lr=1.0), mode="sign")  # what is seen is taken over
+    path.remove()
+    before, hidden = array.conductance.clone(), array.hidden.clone()
+    path = step(chip, change, mode="sign")
+    touched = torch.zeros_like(before, dtype=torch.bool)
+    touched[:, 4, 7] = touched[:, 11, 0] = True
+    if mapping == "one-sided":
+        touched[1, 4, 7] = touched[0, 11, 0] = False
+    still = array.cells.stuck & touched
+    assert torch.equal(array.hidden != hidden, touched & ~still)
+    assert torch.equal(array.written > 0, touched)
+    assert torch.equal(array.conductance[~touched], before[~touched])
+    assert path.pulses == int(touched.sum())
+    weight = chip.connection("input-hidden1").weight.detach()
+    assert torch.equal(weight, array.decoded(array.conductance)) and torch.equal(weight, array.requested)
+
+
+@pytest.mark.parametrize(("name", "mapping"), [*((n, "balanced") for n in TWO_WAY), ("pcm", "one-sided")])
+def test_what_a_cell_makes_of_its_pulses_does_not_depend_on_the_others(name: str, mapping: str) -> None:
+    change = 0.05 * torch.randn(30, 40, generator=seeded(1), dtype=torch.float64)
+    few = change * (torch.rand(30, 40, generator=seeded(2)) < 0.1)
+    found = []
+    for proposed in (change, few):
+        chip = chip_of(name, mapping)
+        step(chip, proposed, mode="stochastic", refresh_share=1.0)
+        found.append(chip.arrays["input-hidden1"].conductance)
+    alike = (few != 0).expand_as(found[0])
+    torch.testing.assert_close(found[0][alike], found[1][alike], rtol=1e-12, atol=0.0)
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("name", TWO_WAY)
+def test_pulses_on_touched_cells_are_those_of_the_device(name: str) -> None:
+    """Mean and spread over many cells alike, against trains on whole arrays."""
+    device: Any = hardware.device(name)
+    spreads = dict.fromkeys(("step_spread", "asymmetry_spread", "low_spread", "high_spread", "stuck_share"), 0.0)
+    law = replace(device.pulses, **spreads, write_noise=0.0, reference_spread=None)
+    device = replace(device, pulses=law)
+    array = chip_of(device, programming=False).arrays["input-hidden1"]
+    n = array.requested.numel()
+    start = torch.full_like(array.hidden, 0.5 * (device.g_min_siemens + device.g_max_siemens))
+    array.hidden.copy_(start)
+    counts = torch.full((n,), 7)
+    apply_pulses(array, Pulses(torch.arange(n), counts, torch.arange(n) < n // 2), Streams(0), "k", (1,))
+    moved = (array.hidden - start).flatten(1)
+    rising = torch.cat([moved[0, : n // 2], moved[1, n // 2 :]])
+    falling = torch.cat([moved[0, n // 2 :], moved[1, : n // 2]])
+    g = start.flatten(0)[:n].flatten()[:n]
+    cells = device.fabricate_cells(g.shape, seeded(), dtype=torch.float64)
+    up = device.pulse(g, 7, None, cells, seeded(5), exact=False) - g
+    down = device.pulse(g, 0, 7, cells, seeded(6), exact=False) - g
+    for found, expected in ((rising, up), (falling, down)):
+        std = float(expected.std())
+        assert abs(float(found.mean() - expected.mean())) < 6 * std * math.sqrt(2 / n)
+        assert float(found.std()) == pytest.approx(std, rel=5 / math.sqrt(n))
+
+
+def test_numbers_of_cells_are_normal_and_their_own() -> None:
+    numbers, like = torch.arange(40_000), torch.empty(40_000)
+    draws = CellDraws(Streams(1), "a", (3,), numbers)
+    first, second, third = (draws.normal(like) for _ in range(3))
+    n = len(like)
+    for x in (first, second, third):
+        assert abs(float(x.mean())) < 5 / math.sqrt(n) and abs(float(x.var()) - 1) < 5 * math.sqrt(2 / n)
+    for a, b in ((first, second), (first, third), (second, third), (first, first.roll(1)), (second, first.roll(1))):
+        assert abs(float((a * b).mean())) < 5 / math.sqrt(n)
+    some = torch.tensor([7, 39_000, 2])
+    again = CellDraws(Streams(1), "a", (3,), some)
+    for whole in (first, second, third):
+        assert torch.equal(again.normal(like[:3]), whole[some])
+    other = CellDraws(Streams(1), "a", (4,), numbers).normal(like)
+    assert abs(float((first * other).mean())) < 5 / math.sqrt(n)
+
+
+def test_pulses_are_found_in_any_layout(device: torch.device) -> None:
+    change = torch.randn(4, 3, 5, 5, generator=seeded()).to(device).to(memory_format=torch.channels_last)
+    counts = (change.abs() > 1.0).float() * 3
+    found = pulses_of(change, counts)
+    assert torch.equal(found.where, (change.contiguous().flatten().abs() > 1.0).nonzero().flatten())
+    assert torch.equal(found.rises, change.contiguous().flatten()[found.where] > 0) and (found.counts == 3).all()
+
+
+def test_weights_that_were_set_by_hand_are_taken_over_by_the_next_pulses() -> None:
+    """A drive writes them to the cells, with their noise; the next step finds what the cells then hold."""
+    chip = chip_of("pcm", "one-sided", drift=False, read_noise=False)
+    optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
+    chip.write_path(optimizer, mode="sign")
+    weight = chip.connection("input-hidden1").weight
+    with torch.no_grad():
+        weight.fill_(0.3)
+    chip.drive(torch.zeros(2, 40, dtype=torch.float64))
+    for p in chip.parameters():
+        p.grad = torch.zeros_like(p)
+    weight.grad = torch.zeros_like(weight)
+    weight.grad[0, 0] = 1.0
+    optimizer.step()
+    array = chip.arrays["input-hidden1"]
+    assert torch.equal(weight.detach(), array.decoded(array.conductance))
+    assert float((weight.detach() - 0.3).abs().median()) > 1e-4
