@@ -1,4 +1,5 @@
-"""Writes the results tables from benchmarks/results/*.json: a line a record in README.md, every figure beside them."""
+"""Writes the results tables from benchmarks/results/*.json: a line a record with targets in README.md, every figure of
+all beside them."""
 
 from __future__ import annotations
 
@@ -18,12 +19,14 @@ README = RESULTS.parent.parent / "README.md"
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The table of README.md in Markdown: a row a record, with its first figure and how many of its targets are met."""
+    """The table of README.md in Markdown: a row a record that has targets, its first and how many of them are met."""
     lines = ["| experiment | first figure | result | target | all targets | record |", "|---|---|---|---|---|---|"]
     for name, record in results.items():
         figures = _figures(record)
         targets = [text for figure in figures if (text := target_text(figure))]
-        met = f"{sum(text.endswith('met') for text in targets)} of {len(targets)} met" if targets else ""
+        if not targets:
+            continue
+        met = f"{sum(text.endswith('met') for text in targets)} of {len(targets)} met"
         first = figures[0]
         link = f"[{name}](benchmarks/results/{name}.json)"
         lines.append(_row(record["title"], first["name"], value_text(first), target_text(first), met, link))

@@ -20,7 +20,7 @@ def examples() -> list[str]:
 
 
 def test_the_example_in_the_readme_trains_a_users_own_loop(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _ = examples()
+    code = examples()[0]
     exec(compile(code, "README.md", "exec"), {})
     accuracy = float(capsys.readouterr().out.splitlines()[-1])
     assert accuracy > 0.8, "one epoch of the README's example should read four digits in five"
@@ -36,5 +36,18 @@ def test_the_convolutional_example_makes_a_rule_that_fills_every_gradient() -> N
     assert step.loss.isfinite() and all(p.grad is not None for p in names["network"].parameters())
 
 
+def test_the_examples_of_chips_and_liquids_run_as_they_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    images, labels = next(eqprop.load_dataset("digits").train.batches(8))
+    network = eqprop.HopfieldNetwork.mlp(784, 16, 10, generator=torch.Generator().manual_seed(0))
+    rule = eqprop.EquilibriumPropagation(beta=0.5)
+    names: dict[str, Any] = {"torch": torch, "images": images, "labels": labels, "network": network, "rule": rule}
+    chips, liquids = examples()[2:]
+    exec(compile(chips, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "reram-sb" in printed and "cosine" in printed and "inference of a sample" in printed
+    exec(compile(liquids, "README.md", "exec"), names)
+    assert names["counts"].shape == (8, 1000) and names["readout"].score(names["counts"], labels) > 0.5
+
+
 def test_the_readme_stays_short() -> None:
-    assert len(README.read_text().splitlines()) < 120
+    assert len(README.read_text().splitlines()) < 150
