@@ -115,8 +115,8 @@ class Device(Pulsed):
             error = self.programming.std(x).clamp_(min=0.0).mul_(normal(g.shape, generator, g))
             if self.programming.bias != constant(0.0):
                 error = error.add_(self.programming.bias(x))
-            g = torch.add(g, error, alpha=self.g_max_siemens)
-        return self._bounded(g, cells)
+            g = error.mul_(self.g_max_siemens).add_(g)
+        return self._bounded(g, cells, owned=g is not g_target)
 
     def nearest_level(self, g: Tensor) -> Tensor:
         """The nearest of the levels, or ``g`` itself where there are none."""
@@ -260,12 +260,16 @@ class Device(Pulsed):
     def _relative(self, g: Tensor) -> Tensor:
         return g / self.g_max_siemens
 
-    def _bounded(self, g: Tensor, cells: Cells | None) -> Tensor:
+    def _bounded(self, g: Tensor, cells: Cells | None, owned: bool = False) -> Tensor:
+        """``g`` within the bounds of the range and of its cells; in its place where it is ``owned``."""
         if self.hard_range:
             g = g.clamp(self.g_min_siemens, self.g_max_siemens)
         elif cells is None:  # the lower bounds of cells are at least 0 S
             g = g.clamp(min=0.0)
-        return g if cells is None else g.minimum(cells.high_siemens).maximum(cells.low_siemens)
+        if cells is None:
+            return g
+        within = torch.minimum(g, cells.high_siemens, out=g if owned else None)
+        return torch.maximum(within, cells.low_siemens, out=within)
 
 
 _PARTS: dict[str, type] = {

@@ -140,12 +140,17 @@ class HeldCells(nn.Module):
             self._kept("written", (self._write,), lambda: [self._moment.clock] * 2)
         else:
             self.conductance.lerp_(conductance, touched)  # one or the other, bit for bit
-            # arithmetic, for a mask without pattern makes branches slow
-            self.written.add_((self._moment.clock - self.written).mul_(touched.to(torch.int64)))
+            self._restart(touched)
         if self._hidden is not None:
             self._hidden.copy_(self.conductance)
         self.requested.copy_(weight)
         self.touch(touched)
+
+    def _restart(self, touched: Tensor) -> None:
+        if 0.1 < float(touched.mean()) < 0.9:  # branches are slow where the mask has no pattern, and arithmetic is not
+            self.written.add_((self._moment.clock - self.written).mul_(touched.to(torch.int64)))
+        else:
+            self.written.masked_fill_(touched.bool(), self._moment.clock)
 
     def touch(self, cells: Tensor | None) -> None:
         """Say which cells the last write touched, so that what is kept of the others need not be made anew.

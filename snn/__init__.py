@@ -1,5 +1,6 @@
 """Spiking networks: neurons, liquids, plasticity, readouts and metrics."""
 
+from snn._astrocyte import Astrocyte as Astrocyte
 from snn._branching import branching_factor as branching_factor
 from snn._brian2 import Brian2Liquid as Brian2Liquid
 from snn._brian2 import to_brian2 as to_brian2
@@ -38,6 +39,10 @@ from snn._nmnist import TonicEvents as TonicEvents
 from snn._nmnist import load_nmnist as load_nmnist
 from snn._norse import NorseLiquid as NorseLiquid
 from snn._norse import to_norse as to_norse
+from snn._plastic_liquid import PlasticLiquid as PlasticLiquid
+from snn._plasticity import Calcium as Calcium
+from snn._plasticity import NalsmPlasticity as NalsmPlasticity
+from snn._plasticity import Plasticity as Plasticity
 from snn._presets import PRESETS as PRESETS
 from snn._presets import preset as preset
 from snn._ranks import KernelQuality as KernelQuality

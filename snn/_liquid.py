@@ -154,6 +154,11 @@ class Liquid(nn.Module):
         return 0 if self.input_weight is None else self.input_weight.shape[1]
 
     @property
+    def draws(self) -> bool:
+        """Whether a run draws random numbers, and so needs a generator."""
+        return self.noise is None or self.noise > 0.0
+
+    @property
     def own(self) -> dict[str, Tensor]:
         """Settings a neuron, ``[neurons]``."""
         return {n: getattr(self, f"own_{n}") for n in self._own}
@@ -171,6 +176,23 @@ class Liquid(nn.Module):
     def synapses(self) -> Tensor:
         """Mask of the recurrent weights that are not 0, bool ``[post, pre]``."""
         return self.weight != 0
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments that make this liquid again; tensors are copies."""
+        tensors = {
+            "weight": self.weight,
+            "input_weight": self.input_weight,
+            "excitatory": self.excitatory,
+            "positions": self.positions,
+            "delay_steps": self.delay_steps,
+        }
+        names = ("neuron", "synapse", "input_synapse", "dt_seconds", "relay", "short_term", "recurrence")
+        return {
+            **{name: None if tensor is None else tensor.clone() for name, tensor in tensors.items()},
+            **{name: getattr(self, name) for name in (*names, "input_product", "chunk_bytes", "provenance")},
+            "own": {name: values.clone() for name, values in self.own.items()},
+            "noise": self.noise_scale.clone() if self.noise is None else self.noise,
+        }
 
     def extra_repr(self) -> str:
         """Shown by ``print``."""
@@ -191,8 +213,14 @@ class Liquid(nn.Module):
         made, like = self._ready(), self.weight.new_zeros(self.neurons, batch)
         drive = {} if made.drive is None else made.drive.initial(batch)
         filtered = {} if made.drive is None else made.drive.filter.initial(like)
+        extra = {} if made.learner is None else made.learner.initial(batch)
         return LiquidState(
-            self.neuron.initial(made.neuron, like), made.recurrence.initial(batch), drive, filtered, like.clone()
+            self.neuron.initial(made.neuron, like),
+            made.recurrence.initial(batch),
+            drive,
+            filtered,
+            like.clone(),
+            extra=extra,
         )
 
     @torch.no_grad()
@@ -228,7 +256,7 @@ class Liquid(nn.Module):
         """
         require_action(health)
         record = Record() if record is None else record
-        needs_noise = self.noise is None or self.noise > 0.0
+        needs_noise = self.draws
         if needs_noise and not isinstance(generator, torch.Generator):
             raise ConfigError(
                 "generator: got None for a liquid with noise, needed a seeded source; write "
@@ -311,6 +339,8 @@ class Liquid(nn.Module):
             made.recurrence.decay(state.synapse)
             if made.drive is not None:
                 made.drive.filter.decay(state.input_synapse, made.filter)
+            if made.learner is not None:
+                made.learner.step(state, spikes, None if drive is None else drive[t])
             counts.add_(spikes)
             recorder.note(spikes, state.neuron["v"])
             state.step += 1
@@ -331,12 +361,19 @@ class Liquid(nn.Module):
         now = Fingerprint(
             tuple(self.buffers()),
             tuple(b._version for b in self.buffers()),
-            (self.neuron, self.synapse, self.input_synapse, self.relay, self.dt_seconds),
+            self._models(),
             (self.recurrence, self.input_product),
         )
         if self._prepared is None or not now.same(self._prepared[0]):
-            self._prepared = (now, Prepared(self))
+            self._prepared = (now, self._prepare())
         return self._prepared[1]
+
+    def _models(self) -> tuple[Any, ...]:
+        """Settings that constants depend on, beside the buffers."""
+        return self.neuron, self.synapse, self.input_synapse, self.relay, self.dt_seconds
+
+    def _prepare(self) -> Prepared:
+        return Prepared(self)
 
     def _recorder(self, record: Record, batch: int) -> Recorder:
         keep = 0.0

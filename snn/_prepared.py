@@ -3,17 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from snn._input_drive import InputDrive
-from snn._neurons import Value, by_type, in_place
+from snn._neurons import States, Value, by_type, in_place
 from snn._recurrence import Recurrence
 from snn._synapses import Synapse
 
 if TYPE_CHECKING:
     from snn._liquid import Liquid
+    from snn._records import LiquidState
+
+
+class Currents(Protocol):
+    """The current from a liquid's own spikes; ``Recurrence`` is one."""
+
+    def initial(self, batch: int) -> States: ...
+    def current(self, state: States, spikes: Tensor, step: int, out: Tensor) -> Tensor: ...
+    def decay(self, state: States) -> None: ...
+
+
+class Filter(Protocol):
+    """What arrivals of the input become; a ``Synapse`` is one."""
+
+    def initial(self, like: Tensor) -> States: ...
+    def receive(self, state: States, k: dict[str, Any], arrivals: Tensor) -> Tensor: ...
+    def decay(self, state: States, k: dict[str, Any]) -> None: ...
+
+
+class Drive(Protocol):
+    """Arrivals of the input, many steps at a time, and their filter; ``InputDrive`` is one."""
+
+    @property
+    def filter(self) -> Filter: ...
+    def initial(self, batch: int) -> States: ...
+    def arrivals(self, x: Tensor, state: States, step: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Learner(Protocol):
+    """What changes weights during a run, at the end of every step."""
+
+    def initial(self, batch: int) -> States: ...
+    def step(self, state: LiquidState, spikes: Tensor, arrived: Tensor | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -41,7 +74,8 @@ class Prepared:
         like, dt = liquid.weight, liquid.dt_seconds
         values = in_place(liquid.neuron.bind(liquid.excitatory, liquid.own), like)
         self.neuron = liquid.neuron.constants(dt, values)
-        self.recurrence = Recurrence(
+        self.learner: Learner | None = None
+        self.recurrence: Currents = Recurrence(
             like,
             liquid.synapse,
             dt,
@@ -52,11 +86,12 @@ class Prepared:
             liquid.edges,
             liquid.recurrence,
         )
-        self.drive: InputDrive | None = None
+        self.drive: Drive | None = None
         self.filter: dict[str, Any] = {}
         if liquid.input_weight is not None:
-            self.drive = InputDrive(liquid.input_weight, liquid.input_synapse, liquid.relay, dt, liquid.input_product)
-            self.filter = self.drive.filter.constants(dt, _times(self.drive.filter, liquid.excitatory, like))
+            drive = InputDrive(liquid.input_weight, liquid.input_synapse, liquid.relay, dt, liquid.input_product)
+            self.drive = drive
+            self.filter = drive.filter.constants(dt, _times(drive.filter, liquid.excitatory, like))
 
 
 def _times(synapse: Synapse, excitatory: Tensor | None, like: Tensor) -> dict[str, Value]:

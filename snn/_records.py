@@ -60,6 +60,7 @@ class LiquidState:
         neuron, synapse, input, input_synapse: states by name.
         spikes: of the last step, ``[neurons, batch]``.
         step: number of steps done.
+        extra: states of what a kind of liquid adds, by name: see ``PlasticLiquid`` and ``ResistiveLiquid``.
     """
 
     neuron: States
@@ -68,6 +69,7 @@ class LiquidState:
     input_synapse: States
     spikes: Tensor
     step: int = 0
+    extra: States = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -81,11 +83,11 @@ class LiquidState:
 
     def clone(self) -> LiquidState:
         """A copy that shares nothing."""
-        neuron, synapse, entry, filtered = (
+        neuron, synapse, entry, filtered, extra = (
             {n: t.clone() for n, t in part.items()}
-            for part in (self.neuron, self.synapse, self.input, self.input_synapse)
+            for part in (self.neuron, self.synapse, self.input, self.input_synapse, self.extra)
         )
-        return LiquidState(neuron, synapse, entry, filtered, self.spikes.clone(), self.step)
+        return LiquidState(neuron, synapse, entry, filtered, self.spikes.clone(), self.step, extra)
 
 
 @dataclass(frozen=True)

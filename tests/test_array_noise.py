@@ -13,7 +13,7 @@ from torch import Tensor
 import eqprop
 import hardware
 from eqprop import Sweeps
-from hardware import CellArray, Polynomial, ReadNoise, Substrate, Timing
+from hardware import CellArray, Fluctuation, PathGains, Polynomial, ReadNoise, Substrate, Timing
 from hardware._clipping import clipped_moments
 from tests.helpers import inputs, network, seeded
 
@@ -48,15 +48,18 @@ def test_moments_of_clipped_noise_are_its_integrals(high: float | None, dtype: t
 
 
 @pytest.mark.parametrize("mapping", ["balanced", "one-sided"])
-@pytest.mark.parametrize("device", ["pcm", "loud"])
+@pytest.mark.parametrize("device", ["pcm", "loud", "disturbed"])
 def test_noise_on_signals_has_the_moments_of_noise_on_cells(mapping: str, device: str) -> None:
     """Also where a bound cuts the noise of cells off, which moves the mean and takes from the variance."""
     layout = loud(mapping=mapping) if device == "loud" else CellArray("pcm", mapping, drift=False)
+    more: dict[str, Any] = {}
+    if device == "disturbed":
+        more = {"fluctuations": (Fluctuation(0.5, "chip"),), "paths": PathGains(ahead_std=0.5)}
     x = torch.rand(1, 60, generator=seeded(1), dtype=torch.float64)
-    each = chip_of(replace(layout, input_noise="cells"))
+    each = chip_of(replace(layout, input_noise="cells"), **more)
     with torch.no_grad():
         cells = torch.stack([each.drive(x).terms[0][0] for _ in range(PASSES)])
-        signals = chip_of(layout).drive(x.expand(PASSES, -1)).terms[0]
+        signals = chip_of(layout, **more).drive(x.expand(PASSES, -1)).terms[0]
     error = math.sqrt(2 / PASSES) * 4.5
     std = cells.std(0)
     assert float(((signals.mean(0) - cells.mean(0)) / std).abs().max()) < error

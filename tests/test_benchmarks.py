@@ -112,6 +112,9 @@ def test_record_copies_the_summary_and_the_table_reads_it(tmp_path: Path, monkey
     monkeypatch.setattr(_common, "RESULTS", results)
     script("--out", str(tmp_path / "run"), "--record", "tiny")
     assert (results / "tiny.json").read_bytes() == (tmp_path / "run" / "summary.json").read_bytes()
+    record = json.loads((results / "tiny.json").read_text())
+    record["headline"][0]["target"] = ">= 0"
+    (results / "judged.json").write_text(json.dumps(record))
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     options = ["--readme", str(readme), "--results", str(results)]
@@ -119,7 +122,9 @@ def test_record_copies_the_summary_and_the_table_reads_it(tmp_path: Path, monkey
     assert "old" in readme.read_text()
     assert table.main(options) == 0
     text = readme.read_text()
-    assert "| digits, 784-12-10, ep, 2 epochs | test error |" in text and "[tiny](benchmarks/results/tiny.json)" in text
+    assert "| digits, 784-12-10, ep, 2 epochs | test error |" in text
+    assert "1 of 1 met | [judged](benchmarks/results/judged.json)" in text
+    assert "tiny" not in text and "[tiny](tiny.json)" in (results / "README.md").read_text(), "it has no target"
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert table.main([*options, "--check"]) == 0
     readme.write_text("no markers")
