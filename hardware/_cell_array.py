@@ -8,7 +8,7 @@ import torch
 
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
-from hardware._device_checks import require_number, require_whole
+from hardware._device_checks import require_flags, require_number, require_whole
 from hardware._device_table import device as device_named
 from hardware._devices import Device
 from hardware._mapping import MAPPINGS
@@ -71,6 +71,7 @@ class CellArray(Printed):
 
     def __post_init__(self) -> None:
         lookup("CellArray.mapping", self.mapping, MAPPINGS)
+        require_flags(self, "programming", "drift", "read_noise")
         if self.weight_range is not None:
             require_number("CellArray.weight_range", self.weight_range, above=0.0)
         require_number("CellArray.headroom", self.headroom, above=0.0)

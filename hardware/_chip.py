@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from eqprop._graph import GraphNetwork
 from eqprop._network import AdjointDynamics, Bath, Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
 from hardware._array import Array, Moment, OnChip
+from hardware._auxiliary import AuxiliaryCells
 from hardware._input_noise import InputNoise, Source, leaves_noise_to_signals
 from hardware._mixing import Mixin, mixed_class
 from hardware._nudge_source import NudgeSource, SourcedComplexNudge, SourcedNudge, clamp
@@ -417,11 +419,12 @@ class Chip(Mixin, Network):
     # -- copies and files ----------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:
-        """The counters of the chip, so that a resumed run goes on with the same numbers."""
-        m = self._moment
-        return torch.tensor(
-            [self.seed, m.passes, m.phase, m.samples, m.clock, *(a._write for a in self.arrays.values())]
-        )
+        """The counters of the chip and the ranges of its arrays, so that a resumed run goes on with the same numbers,
+        and conductances stand for the weights that they stood for."""
+        m, arrays = self._moment, self.arrays.values()
+        ranges = [0.0 if a.layout is None else a.mapping.weight_range for a in arrays]
+        bits = torch.tensor(ranges, dtype=torch.float64).view(torch.int64).tolist()
+        return torch.tensor([self.seed, m.passes, m.phase, m.samples, m.clock, *(a._write for a in arrays), *bits])
 
     def set_extra_state(self, state: Any) -> None:
         """Undoes ``get_extra_state``.
@@ -430,6 +433,12 @@ class Chip(Mixin, Network):
             ConfigError: the state of another chip.
         """
         seed, *rest = [int(v) for v in state]
+        arrays = list(self.arrays.values())
+        if len(rest) not in (4 + len(arrays), 4 + 2 * len(arrays)):
+            raise ConfigError(
+                f"chip: got the state of a chip with other arrays than the {len(arrays)} of this one, needed one of "
+                "the same substrate and network; write Substrate.from_spec(...) with the spec of the saved chip's"
+            )
         if seed != self.seed:
             raise ConfigError(
                 f"chip: got the state of the chip with seed {seed}, needed that of seed {self.seed}: its cells are "
@@ -437,8 +446,11 @@ class Chip(Mixin, Network):
             )
         m = self._moment
         m.passes, m.phase, m.samples, m.clock = rest[:4]
-        for array, write in zip(self.arrays.values(), rest[4:], strict=True):
-            array.set_write_number(write)
+        ranges = torch.tensor(rest[4 + len(arrays) :], dtype=torch.int64).view(torch.float64).tolist()
+        for n, array in enumerate(arrays):
+            array.set_write_number(rest[4 + n])
+            if ranges and array.layout is not None:  # which may follow from other initial weights
+                _set_range(array, ranges[n])
             array.forget()
 
     def spec(self) -> dict[str, Any]:
@@ -494,6 +506,16 @@ def _kind(network: Network) -> type[Chip]:
     from hardware._circuit_chip import CircuitChip
 
     return CircuitChip if isinstance(network, Circuit) else Chip
+
+
+def _set_range(array: Array, weight_range: float) -> None:
+    """Let conductances stand for weights up to that one, those of a twin and of auxiliary cells too."""
+    for part in (array, array.twin):
+        if part is not None:
+            part.mapping = replace(part.mapping, weight_range=weight_range)
+    auxiliary = getattr(array, "auxiliary", None)
+    if isinstance(auxiliary, AuxiliaryCells) and auxiliary.settings.weight_range is None:
+        auxiliary.reach = array.weight_range
 
 
 def _repeated(shift: Tensor, rows: int, *, paired: bool) -> Tensor:

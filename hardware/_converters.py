@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError, DataError
-from hardware._device_checks import require_number, require_whole
+from hardware._device_checks import require_flags, require_number, require_whole
 from hardware._printed import Printed
 from hardware._streams import Streams
 
@@ -112,6 +112,9 @@ class OutputAdc(Printed):
     def __post_init__(self) -> None:
         if isinstance(self.bits, list | tuple):
             object.__setattr__(self, "bits", tuple(self.bits))
+        if self.bits == ():
+            raise ConfigError("OutputAdc.bits: got (), needed a number, or one for each layer; write bits=8")
+        require_flags(self, "dither", "autorange", "differential")
         for bits in self.bits if isinstance(self.bits, tuple) else (self.bits,):
             _require_bits("OutputAdc.bits", bits)
         if (self.low is None) != (self.high is None):
@@ -126,6 +129,12 @@ class OutputAdc(Printed):
         require_whole("OutputAdc.reads", self.reads, 1)
         if self.difference_range is not None:
             require_number("OutputAdc.difference_range", self.difference_range, above=0.0)
+        if self.difference_range is not None and (self.autorange or not self.differential):
+            raise ConfigError(
+                f"OutputAdc: got difference_range={self.difference_range!r}, which nothing reads with differential="
+                f"{self.differential} and autorange={self.autorange}; write differential=True and autorange=False, or "
+                "difference_range=None"
+            )
         if self.differential and not self.autorange and self.difference_range is None:
             raise ConfigError(
                 "OutputAdc: got differential=True without a range, needed one; write difference_range=0.05 (in units "

@@ -52,6 +52,14 @@ def require_whole(name: str, value: Any, least: int) -> None:
         raise ConfigError(f"{name}: got {value!r}, needed a whole number of at least {least}")
 
 
+def require_flags(owner: object, *names: str) -> None:
+    """Raises ConfigError unless these attributes are True or False: a text such as "off" would count as True."""
+    for name in names:
+        value = getattr(owner, name)
+        if not isinstance(value, bool):
+            raise ConfigError(f"{type(owner).__name__}.{name}: got {value!r}, needed True or False")
+
+
 def require_generator(generator: Any) -> torch.Generator | CellDraws:
     """The generator itself, or what stands for one.
 

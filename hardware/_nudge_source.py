@@ -12,11 +12,11 @@ from torch import Tensor
 from eqprop._activations import Activation
 from eqprop._complex import ComplexCostNudge
 from eqprop._contrastive import ClampNudge
-from eqprop._errors import ConfigError
+from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
 from eqprop._nudge import CostNudge
 from hardware._converters import _require_bits, quantised
-from hardware._device_checks import require_number
+from hardware._device_checks import require_flags, require_number
 from hardware._printed import Printed
 from hardware._streams import Streams
 
@@ -81,17 +81,39 @@ class NudgeSource(Printed):
         if self.clamp_conductance is not None:
             require_number("NudgeSource.clamp_conductance", self.clamp_conductance, above=0.0)
         lookup("NudgeSource.mode", self.mode, _MODES)
-        if not isinstance(self.follows_cells, bool):
-            raise ConfigError(f"NudgeSource.follows_cells: got {self.follows_cells!r}, needed True or False")
+        require_flags(self, "follows_cells")
+        if self.follows_cells and self.mode == "clamp":
+            raise ConfigError(
+                "NudgeSource: got follows_cells=True and mode='clamp', whose voltage no cell makes, needed a force; "
+                "write follows_cells=False, or mode='feedback'"
+            )
 
     def draw(self, shape: Sequence[int], streams: Streams, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain and offset of every output unit."""
+        """Gain and offset of every output unit, of the shape of the output layer."""
         gain, offset = like.new_ones(tuple(shape)), like.new_full(tuple(shape), self.offset_mean)
         if self.gain_std:
             gain = gain + self.gain_std * streams.normal("nudge.gain", (), shape, like)
         if self.offset_std:
             offset = offset + self.offset_std * streams.normal("nudge.offset", (), shape, like)
         return gain, offset
+
+    def converted(self, target: Tensor) -> Tensor:
+        """Targets as the converter makes them, in the shape of ``target``.
+
+        Raises:
+            DataError: targets outside its range (looked at on the CPU, where that costs no wait).
+        """
+        if self.bits is None:
+            return target
+        if target.device.type == "cpu" and target.numel():
+            least, most = (float(v) for v in torch.aminmax(target.detach()))
+            slack = 1e-6 * (self.high - self.low)
+            if least < self.low - slack or most > self.high + slack:
+                raise DataError(
+                    f"nudge source: got targets from {least:.6g} to {most:.6g}, needed {self.low:g} to {self.high:g}, "
+                    f"the range of its converter; write NudgeSource(low={least:.3g}, high={most:.3g})"
+                )
+        return quantised(target, self.low, self.high, self.bits)
 
 
 class SourcedNudge:
@@ -122,7 +144,7 @@ class SourcedNudge:
             self._held = gain * self._spread(nudge.beta) * error
         elif source.bits is not None:
             self._nudge = copy.copy(nudge)
-            self._nudge.target = quantised(nudge.target, source.low, source.high, source.bits)
+            self._nudge.target = source.converted(nudge.target)
 
     def _spread(self, beta: Tensor) -> Tensor:
         return beta.reshape(len(beta), *[1] * self._gain.dim())
@@ -199,7 +221,7 @@ class SourcedComplexNudge:
             self._held = torch.cat([part.reshape(len(error), *[1] * gain.dim()) * error for part in nudge.beta])
         elif source.bits is not None:
             self._nudge = copy.copy(nudge)
-            self._nudge.target = quantised(nudge.target, source.low, source.high, source.bits)
+            self._nudge.target = source.converted(nudge.target)
 
     def force(self, s: Tensor) -> Tensor:
         """What the source adds to the input of the output layer at the stacked state ``s [2 * batch, *shape]``."""

@@ -39,7 +39,7 @@ class Fluctuation(Printed):
     @property
     def moves(self) -> bool:
         """Whether two phases see different conductances."""
-        return self.scope == "phase"
+        return self.scope == "phase" and self.relative_std > 0.0
 
 
 @dataclass(frozen=True, repr=False)

@@ -43,7 +43,7 @@ class SourcedConductance(NudgeConductance):
                 error = quantised(error, -reach, reach, source.bits)
             self._held = gain * self._back(self.beta * error)
         elif source.bits is not None:
-            self.target = quantised(nudge.target, source.low, source.high, source.bits)
+            self.target = source.converted(nudge.target)
 
     def settle(self, z: Tensor, resistance: Tensor) -> Tensor:
         z = z.add_(self._offset) if self._held is None else z.add_(self._offset).add_(self._held)

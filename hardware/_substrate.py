@@ -110,6 +110,16 @@ class Substrate(Printed):
             )
         if not isinstance(self.twin, bool):
             raise ConfigError(f"Substrate.twin: got {self.twin!r}, needed True or False")
+        if self.twin and self.cells is None and not self.fluctuations and self.paths is None:
+            raise ConfigError(
+                "Substrate: got twin=True without anything in which two arrays could differ, needed cells, "
+                "fluctuations or paths; write cells=CellArray(...), or twin=False"
+            )
+        if self.nudge is not None and self.nudge.follows_cells and self.cells is None:
+            raise ConfigError(
+                "Substrate: got a nudge source with follows_cells=True without cells, needed cells that it could "
+                "follow; write cells=CellArray(...), or follows_cells=False"
+            )
         require_number("Substrate.temperature_kelvin", self.temperature_kelvin, above=0.0, most=1000.0)
         if self.cells is not None:
             self.cells.check_temperature(self.temperature_kelvin)
