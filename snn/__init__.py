@@ -39,6 +39,7 @@ from snn._nmnist import TonicEvents as TonicEvents
 from snn._nmnist import load_nmnist as load_nmnist
 from snn._norse import NorseLiquid as NorseLiquid
 from snn._norse import to_norse as to_norse
+from snn._pcritical import PCritical as PCritical
 from snn._plastic_liquid import PlasticLiquid as PlasticLiquid
 from snn._plasticity import Calcium as Calcium
 from snn._plasticity import NalsmPlasticity as NalsmPlasticity
@@ -65,6 +66,11 @@ from snn._records import LiquidState as LiquidState
 from snn._records import Record as Record
 from snn._records import Run as Run
 from snn._recurrence import ShortTerm as ShortTerm
+from snn._resistive import Breakdown as Breakdown
+from snn._resistive import ResistiveWeights as ResistiveWeights
+from snn._resistive import resistive_weights as resistive_weights
+from snn._resistive_liquid import ResistiveLiquid as ResistiveLiquid
+from snn._resistive_liquid import rram_liquid as rram_liquid
 from snn._separation import class_separation as class_separation
 from snn._separation import exponential_trace as exponential_trace
 from snn._separation import state_distance as state_distance

@@ -130,7 +130,9 @@ def _multistep(slopes: np.ndarray) -> float:
     lags = np.arange(1, len(slopes) + 1)
     first = np.clip(slopes[1] / slopes[0] if len(slopes) > 1 and slopes[0] > 0 else slopes[0], 0.01, 1.2)
     fitted = least_squares(
-        lambda p: p[0] * p[1] ** lags - slopes, (np.clip(slopes[0] / first, 1e-3, 2.0), first), bounds=((-2.0, 0.0), (2.0, 1.5))
+        lambda p: p[0] * p[1] ** lags - slopes,
+        (np.clip(slopes[0] / first, 1e-3, 2.0), first),
+        bounds=((-2.0, 0.0), (2.0, 1.5)),
     )
     return float(fitted.x[1])
 

@@ -51,6 +51,10 @@ class Brian2Liquid:
     def __init__(self, liquid: Liquid, target: str) -> None:
         if target not in ("numpy", "cython"):
             raise ConfigError(f"target: got {target!r}, needed 'numpy' or 'cython'")
+        if not liquid.fixed:
+            raise ConfigError(
+                f"to_brian2: got a {type(liquid).__name__}, needed a liquid whose weights stay as they are"
+            )
         self._b = _brian2()
         self._liquid, self._target = liquid, target
         self._clock = self._b.Clock(liquid.dt_seconds * self._b.second)

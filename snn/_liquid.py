@@ -159,6 +159,11 @@ class Liquid(nn.Module):
         return self.noise is None or self.noise > 0.0
 
     @property
+    def fixed(self) -> bool:
+        """Whether weights stay as they are during a run."""
+        return True
+
+    @property
     def own(self) -> dict[str, Tensor]:
         """Settings a neuron, ``[neurons]``."""
         return {n: getattr(self, f"own_{n}") for n in self._own}

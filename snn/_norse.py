@@ -31,6 +31,10 @@ class NorseLiquid:
     """Weights and parameters of norse's recurrent LIF neurons."""
 
     def __init__(self, liquid: Liquid, timing_only: bool) -> None:
+        if not liquid.fixed:
+            raise ConfigError(
+                f"to_norse: got a {type(liquid).__name__}, needed a liquid whose weights stay as they are"
+            )
         self._norse = _norse()
         neuron, synapse = liquid.neuron, liquid.synapse
         extras = (

@@ -12,8 +12,9 @@ from eqprop._names import lookup
 from hardware._device_checks import require_number, require_whole
 from snn._liquid import Liquid
 from snn._neurons_izhikevich import Izhikevich
-from snn._neurons_lif import LIF, NalsmLIF, StepLIF
+from snn._neurons_lif import LIF, NalsmLIF
 from snn._recurrence import ShortTerm
+from snn._resistive_liquid import rram_liquid
 from snn._synapses import Delta, Exponential, NearestSpike, Relay
 from snn._topology import ByPair, Grid, input_mask, random_signs
 
@@ -53,7 +54,7 @@ def preset(
     ``maass2002``           135       1  column of 15 x 3 x 3, short-term plasticity, delays; steps of 0.1 ms
     ``nalsm1000``         1,000     784  10 x 10 x 10, all weights of one size, before any plasticity; 1 ms
     ``nalsm8000``         8,000     784  the same, 20 x 20 x 20
-    ``rram200``             200     256  Gaussian weights of resistive memory, no topology; by the step
+    ``rram200``             200     256  resistive memory, switched at random, no topology; by the step
     ``izhikevich2003``    1,000       1  800 excitatory and 200 inhibitory neurons, thalamic noise; 1 ms
     ==================  =======  ======  =======================================================================
 
@@ -144,11 +145,7 @@ def _spread(mean: torch.Tensor, generator: Generator, most: float | None) -> tor
 
 
 def _rram(weight: float, inputs: int, generator: Generator, dtype: torch.dtype) -> Liquid:
-    recurrent = torch.randn(200, 200, generator=generator, dtype=torch.float64)
-    entries = torch.randn(200, inputs, generator=generator, dtype=torch.float64)
-    return Liquid(
-        StepLIF(decay=0.9, threshold=5.0), (recurrent * weight).to(dtype), (entries * weight).to(dtype), synapse=Delta()
-    )
+    return rram_liquid(seed=generator.initial_seed(), weight=weight, inputs=inputs, dtype=dtype)
 
 
 def _izhikevich(weight: float, inputs: int, generator: Generator, dtype: torch.dtype) -> Liquid:
@@ -200,8 +197,10 @@ _PRESETS: dict[str, Preset] = {
         0.07,
         256,
         "Lin et al., arXiv 2307.00771: 200 neurons, 256 inputs (N-MNIST, 16 x 16, one polarity), decay 0.9, threshold "
-        "5, Gaussian weights times 0.07. Their model code is not public: the neuron is assumed to be that of Wu et al. "
-        "2018, as in their other work.",
+        "5. Weights are those of pairs of cells of the device 'random-switching', of which half are formed (an "
+        "assumption), with the standard deviation of 0.07 of the Gaussian weights of their software twin. Without read "
+        "noise; snn.rram_liquid has it (2 % published). Their model code is not public: the neuron is assumed to be "
+        "that of Wu et al. 2018, as in their other work.",
     ),
     "izhikevich2003": Preset(
         _izhikevich,
