@@ -544,7 +544,7 @@ def test_stalled_download_ends(
     start = time.monotonic()
     assert load_dataset("mnist").name == "digits"
     _Silent.finished.set()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60, "it waits for a silent server"
     assert socket.getdefaulttimeout() is None
     assert "could not be downloaded" in capsys.readouterr().err
 
