@@ -171,7 +171,8 @@ class Array(HeldCells):
             if kept is not None and touched is not None and len(touched) == 1 and touched[0] is not None:
                 return _replaced(kept[1], touched[0], written)
             coefficient = made.drift_coefficient(written, self._cells_normal)
-            return made.drifted(written, coefficient, oldest if youngest == oldest else self.age_of_each(at))
+            moved = made.drifted(written, coefficient, oldest if youngest == oldest else self.age_of_each(at))
+            return torch.where(self._cells_stuck, written, moved) if self._has_stuck else moved
 
         result: Tensor = self._kept("aged", (self._write, at), aged)
         return result
@@ -286,6 +287,14 @@ class Array(HeldCells):
         rows = torch.arange(heads, device=self.requested.device)[:, None]
         columns = torch.arange(tails, device=self.requested.device)[None]
         return (rows + columns + 2).to(self.requested.dtype).reshape(self.requested.shape)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, metadata: Any, strict: bool, *lists: Any) -> None:
+        if strict and not hasattr(self, "auxiliary") and any(k.startswith(f"{prefix}auxiliary.") for k in state_dict):
+            raise ConfigError(
+                f"connection {self.key}: got a state with auxiliary cells, needed them on this chip first; write "
+                "chip.write_path(optimizer, auxiliary=hardware.Auxiliary(...)), then chip.load_state_dict(...)"
+            )
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
 
     def extra_repr(self) -> str:
         if self.layout is None:

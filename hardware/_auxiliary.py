@@ -37,6 +37,9 @@ class Auxiliary(Printed):
     included. On a weight itself that is an error; on ``A`` it is a memory that forgets, and only the mean of the
     gradient reaches ``C``. The network acts with ``C`` alone.
 
+    Its cells are a part of the chip's state once ``Chip.write_path`` has made them: on resuming call ``write_path``
+    first, then ``chip.load_state_dict``.
+
     Attributes:
         transfer_every: steps of the optimiser from one transfer to the next.
         transfer_rate: share of what is read that is asked of the weights.

@@ -46,6 +46,7 @@ class CellArray(Printed):
             it is Gaussian, which sums of many cells are. ``"cells"``: a number a cell, the same for all samples of a
             batch, at many times the cost. Elsewhere, and with ``wire_ohms``, noise is on the cells.
         stuck_share: probability that a cell never moves, at a conductance anywhere in the range; None for the device's.
+            Stuck cells do not drift; reading them is as noisy as reading others.
         wire_ohms: of a wire between two cells. A cell that is ``n`` wires away from its two drivers acts with ``g / (1
             + g n wire_ohms)``: its own current alone, a lower bound of the loss.
 

@@ -18,6 +18,7 @@ from eqprop._network import AdjointDynamics, Bath, Cache, Drive, Network, State,
 from eqprop._nudge import CostNudge
 from hardware._array import Array, Moment, OnChip
 from hardware._auxiliary import AuxiliaryCells
+from hardware._digest import digest
 from hardware._input_noise import InputNoise, Source, leaves_noise_to_signals
 from hardware._mixing import Mixin, mixed_class
 from hardware._nudge_source import NudgeSource, SourcedComplexNudge, SourcedNudge, clamp
@@ -420,19 +421,21 @@ class Chip(Mixin, Network):
 
     def get_extra_state(self) -> Tensor:
         """The counters of the chip and the ranges of its arrays, so that a resumed run goes on with the same numbers,
-        and conductances stand for the weights that they stood for."""
+        and conductances stand for the weights that they stood for; and the digest of its substrate."""
         m, arrays = self._moment, self.arrays.values()
         ranges = [0.0 if a.layout is None else a.mapping.weight_range for a in arrays]
         bits = torch.tensor(ranges, dtype=torch.float64).view(torch.int64).tolist()
-        return torch.tensor([self.seed, m.passes, m.phase, m.samples, m.clock, *(a._write for a in arrays), *bits])
+        counters = [self.seed, m.passes, m.phase, m.samples, m.clock, *(a._write for a in arrays)]
+        return torch.tensor([*counters, *bits, digest(self.substrate)])
 
     def set_extra_state(self, state: Any) -> None:
         """Undoes ``get_extra_state``.
 
         Raises:
-            ConfigError: the state of another chip.
+            ConfigError: the state of another chip: of other arrays, seed or substrate.
         """
         seed, *rest = [int(v) for v in state]
+        made_of = rest.pop() if rest and rest[-1] < 0 else None  # states from before there was a digest have none
         arrays = list(self.arrays.values())
         if len(rest) not in (4 + len(arrays), 4 + 2 * len(arrays)):
             raise ConfigError(
@@ -443,6 +446,11 @@ class Chip(Mixin, Network):
             raise ConfigError(
                 f"chip: got the state of the chip with seed {seed}, needed that of seed {self.seed}: its cells are "
                 f"others; write substrate.fabricate(network, seed={seed})"
+            )
+        if made_of is not None and made_of != digest(self.substrate):
+            raise ConfigError(
+                "chip: got the state of a chip of another substrate, needed that of one like this; write "
+                "Substrate.from_spec(spec).fabricate(...) with the spec of the saved chip's substrate"
             )
         m = self._moment
         m.passes, m.phase, m.samples, m.clock = rest[:4]
@@ -456,7 +464,8 @@ class Chip(Mixin, Network):
     def spec(self) -> dict[str, Any]:
         raise ConfigError(
             "a chip cannot be rebuilt from a file alone; write chip = Substrate.from_spec(...).fabricate(network, "
-            f"seed={self.seed}) and chip.load_state_dict(...)"
+            f"seed={self.seed}), chip.write_path(optimizer, ...) where it had auxiliary arrays, and then "
+            "chip.load_state_dict(...)"
         )
 
 

@@ -69,8 +69,9 @@ class OutputAdc(Printed):
     """The converters behind the layers, through which a rule reads equilibria.
 
     A step is ``lsb = (high - low) / (2^bits - 1)``; without noise the error is at most ``lsb / 2`` within the range,
-    and what is outside is clipped. Noise and dither are drawn for every conversion. Complex states (of holomorphic
-    contours, which no machine has) are converted by their parts.
+    and what is outside is clipped, with a warning (once a layer, on the CPU, where looking costs no wait) where that
+    is over a twentieth of what is read in a range that was not found for each sample. Noise and dither are drawn for
+    every conversion. Complex states (of holomorphic contours, which no machine has) are converted by their parts.
 
     Every unit has a converter of its own, and what is wrong with it is drawn once a chip: it errs alike in all phases.
     Its transfer curve bends away from the line through its ends by an integral non-linearity of up to ``inl_lsb``,
@@ -84,10 +85,11 @@ class OutputAdc(Printed):
 
     Attributes:
         bits: 1 to 24; one for all layers that move, or one each.
-        low, high: range of all layers; None for that of the layer's activation.
+        low, high: range of all layers; None for that of the layer's activation. With ``autorange`` they decide only
+            whether the range found has a negative half: it has where ``low < 0``.
         noise_lsb: standard deviation of the noise before rounding, in steps.
         dither: add a uniform number of -1/2 to 1/2 step before rounding (stochastic rounding): no bias, more noise.
-        reads: conversions that are averaged, worth having where noise or dither makes them differ.
+        reads: conversions that are averaged, which noise or dither makes differ: refused without either.
         autorange: the range of each sample and layer is that of its free equilibrium, up to the next power of two.
         differential: nudged phases are read as differences to the free phase, which a capacitor keeps: ``seen_0 +
             Q(s - s_0)``, from ``-difference_range`` to ``difference_range``; with ``autorange``, up to the next power
@@ -127,6 +129,11 @@ class OutputAdc(Printed):
         least = min(self.bits) if isinstance(self.bits, tuple) else self.bits
         require_number("OutputAdc.inl_lsb", self.inl_lsb, most=0.5 * ((1 << least) - 1))  # half the range
         require_whole("OutputAdc.reads", self.reads, 1)
+        if self.reads > 1 and not self.dither and self.noise_lsb == 0.0:
+            raise ConfigError(
+                f"OutputAdc: got reads={self.reads} without noise or dither, all of which would be alike, needed "
+                "conversions that differ; write dither=True, noise_lsb=0.5, or reads=1"
+            )
         if self.difference_range is not None:
             require_number("OutputAdc.difference_range", self.difference_range, above=0.0)
         if self.difference_range is not None and (self.autorange or not self.differential):

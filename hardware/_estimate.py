@@ -51,8 +51,9 @@ def estimate(
     all units relax, and all arrays are written, at once; converters are shared. The cells of a **convolution** are
     there for every position of the kernel, for all positions relax together: cells, their energy, writes and digital
     products are multiplied by the positions before pooling. A **resistive network** dissipates the power of its own
-    node voltages, ``sum g (v_i - v_j)^2``. A readout outside the dynamics is digital. What wires and memory for states
-    cost is left out.
+    node voltages, ``sum g (v_i - v_j)^2``. **Twin arrays** double cells, writes and units; a phase has the power of one
+    set, and the first nudged one takes no time of its own, for the free one runs beside it. A readout outside the
+    dynamics is digital. What wires and memory for states cost is left out.
 
     Args:
         network: a network or a chip; it stays as it is.
@@ -121,6 +122,8 @@ class _Bench:
         """Everything that samples need but digital work and writes."""
         m, c, t = self._m, self._c, self._phase
         phases = samples * passes * (1 + nudged)
+        # on twin arrays the first nudged phase runs beside the free one
+        in_turn = samples * passes * max(nudged, 1) if m.sets > 1 else phases
         inputs = samples * passes * m.inputs
         read = list(zip(m.units, self._adc_bits, strict=True))[0 if learns else -1 :]
         conversions = self._reads * phases * sum(n for n, _ in read)
@@ -141,12 +144,12 @@ class _Bench:
                 f"{m.cells} cells, sum g V^2 = {si(m.cell_watts, 'W')} x {phases} phases of {si(t, 's')}",
                 m.cells,
                 m.cell_watts * phases * t,
-                phases * t,
+                in_turn * t,
             ),
             Term(
                 "neurons",
                 f"{units} units x {si(c.neuron_watts, 'W')} x {phases} phases of {si(t, 's')}",
-                units,
+                m.sets * units,
                 units * c.neuron_watts * phases * t,
                 0.0,
             ),

@@ -39,9 +39,6 @@ def mapping_of(key: str, layout: CellArray, device: Device, weight: Tensor) -> M
 
     Raises:
         ConfigError: weights that are all 0, from which no range follows.
-
-    Warns:
-        RuntimeWarning: where more than half of the weights lie outside the range.
     """
     most = float(weight.abs().max())
     reach = layout.weight_range or layout.headroom * most
@@ -51,20 +48,36 @@ def mapping_of(key: str, layout: CellArray, device: Device, weight: Tensor) -> M
             f"connection {key}: got weights that are all 0, needed a range for its cells; write "
             "CellArray(weight_range=1.0)"
         )
-    mapping = MAPPINGS[layout.mapping](device.g_min_siemens, device.g_max_siemens, reach)
-    share = float(mapping.outside(weight).double().mean())
-    if share > 0.5:
-        low, high = mapping.bounds
-        if single:
-            between, largest = f"{low:g} to {high:g} S", f"{most:.3g} S"
-            remedy = f"CellArray(g_max_siemens={most:.2g}, mapping='single')"
-        else:
-            between, largest = f"+-{high:g}", f"{most:.3g}"
-            remedy = f"CellArray(weight_range={most:.2g}), or weight_range=None"
-        warnings.warn(
-            f"connection {key}: {100 * share:.0f} % of the weights lie outside the range of its cells, "
-            f"{between}, and are clipped (the largest is {largest}); write {remedy}",
-            RuntimeWarning,
-            stacklevel=7,
-        )
-    return mapping
+    return MAPPINGS[layout.mapping](device.g_min_siemens, device.g_max_siemens, reach)
+
+
+def warn_where_clipped(key: str, mapping: Mapping, weight: Tensor, outside: Tensor, stacklevel: int) -> bool:
+    """Warn where more than half of the weights lie outside the range; returns whether they do.
+
+    Args:
+        key: of the connection.
+        mapping: of its weights.
+        weight: that is to be written.
+        outside: ``mapping.outside(weight)``.
+        stacklevel: of the warning, from the caller on, who is 1.
+
+    Warns:
+        RuntimeWarning: where they do.
+    """
+    share = float(outside.double().mean())
+    if share <= 0.5:
+        return False
+    most, (low, high) = float(weight.abs().max()), mapping.bounds
+    if mapping.cells == 1:
+        between, largest = f"{low:g} to {high:g} S", f"{most:.3g} S"
+        remedy = f"CellArray(g_max_siemens={most:.2g}, mapping='single')"
+    else:
+        between, largest = f"+-{high:g}", f"{most:.3g}"
+        remedy = f"CellArray(weight_range={most:.2g})"
+    warnings.warn(
+        f"connection {key}: {100 * share:.0f} % of the weights lie outside the range of its cells, "
+        f"{between}, and are clipped (the largest is {largest}); write {remedy}",
+        RuntimeWarning,
+        stacklevel=stacklevel + 1,
+    )
+    return True

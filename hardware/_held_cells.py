@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hardware._cell_array import CellArray
-from hardware._fabrication import fabricated_cells, mapping_of
+from hardware._fabrication import fabricated_cells, mapping_of, warn_where_clipped
 from hardware._mapping import Mapping
 from hardware._moment import Kept, Moment
 from hardware._step_laws import Cells
@@ -32,6 +32,7 @@ class HeldCells(nn.Module):
     """
 
     _cells_normal: Tensor
+    _cells_stuck: Tensor
     conductance: Tensor
     _hidden: Tensor | None
     requested: Tensor
@@ -45,6 +46,8 @@ class HeldCells(nn.Module):
         self._seen: tuple[int, int] | None = None
         self._kept = Kept()
         self._write = 0
+        self._warned = False  # of weights that are clipped
+        self._has_stuck = False
         self._touched: dict[int, Tensor | None] = {}
         if layout is not None:
             self._fabricate(layout, weight)
@@ -52,8 +55,10 @@ class HeldCells(nn.Module):
     def _fabricate(self, layout: CellArray, weight: Tensor) -> None:
         made = self.device = layout.resolved()
         self.mapping = mapping_of(self.key, layout, made, weight)
+        self._warned = warn_where_clipped(self.key, self.mapping, weight, self.mapping.outside(weight), 6)
         shape = (self.mapping.cells, *weight.shape)
         cells = fabricated_cells(self.key, layout, made, self._streams, shape, weight)
+        self._has_stuck = bool(cells.stuck.any())
         for name, value in cells._asdict().items():
             self.register_buffer(f"_cells_{name}", value.to(weight.device), persistent=False)
         self.register_buffer("conductance", weight.new_zeros(shape))
@@ -96,7 +101,11 @@ class HeldCells(nn.Module):
 
     @torch.no_grad()
     def write(self, weight: Tensor) -> bool:
-        """Program the cells whose target changed; returns whether there were any."""
+        """Program the cells whose target changed; returns whether there were any.
+
+        Warns:
+            RuntimeWarning: once, where more than half of the parameters lie outside the range.
+        """
         before = self._kept("targets", (self._write,), lambda: self.targets(self.requested))
         now = self.targets(weight)
         touched = (now - before).ne_(0.0)  # NaN, as at first, differs from everything
@@ -107,7 +116,9 @@ class HeldCells(nn.Module):
             return False
         low, high = torch.aminmax(weight)
         if low < least or high > most:
-            self.counts[2] += (self.mapping.outside(weight) & (weight != self.requested)).sum()
+            outside = self.mapping.outside(weight)
+            self._warned = self._warned or warn_where_clipped(self.key, self.mapping, weight, outside, 5)
+            self.counts[2] += (outside & (weight != self.requested)).sum()
         self.next_write()
         g = self.device.program(
             now, self._streams.generator(f"write/{self.key}", self._write), self.cells, checked=False

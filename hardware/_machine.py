@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +26,12 @@ class Machine:
     Attributes:
         inputs: sources of the clamped input.
         units: units of each layer that moves.
-        cells: memory cells, a copy of a kernel for each of its positions.
-        cell_watts: power in all cells while a phase runs, the mean over samples.
+        cells: memory cells of all sets, a copy of a kernel for each of its positions.
+        cell_watts: power in the cells of a set while a phase runs on it, the mean over samples.
         mean_siemens: mean conductance of a cell.
         lines: of the largest array, written one after another.
         products: of a sample's gradient in one phase.
+        sets: of cells and units: 2 on twin arrays.
     """
 
     inputs: int
@@ -40,6 +41,7 @@ class Machine:
     mean_siemens: float
     lines: int
     products: int
+    sets: int = 1
 
 
 @torch.no_grad()
@@ -49,8 +51,12 @@ def machine_of(network: Network, state: State, drive: Drive, constants: CostCons
     Raises:
         ConfigError: a network with weights in code of its own.
     """
-    if isinstance(network, Circuit):
-        return _circuit(network, state, drive)
+    made = _circuit(network, state, drive) if isinstance(network, Circuit) else _graph(network, state, drive, constants)
+    sets = 2 if isinstance(network, Chip) and network.substrate.twin else 1
+    return replace(made, cells=sets * made.cells, sets=sets)
+
+
+def _graph(network: Network, state: State, drive: Drive, constants: CostConstants) -> Machine:
     if not isinstance(network, GraphNetwork):
         raise ConfigError(
             f"estimate: got a {type(network).__name__}, with weights in code of its own, needed a HopfieldNetwork, "

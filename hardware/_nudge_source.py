@@ -12,6 +12,7 @@ from torch import Tensor
 from eqprop._activations import Activation
 from eqprop._complex import ComplexCostNudge
 from eqprop._contrastive import ClampNudge
+from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
 from eqprop._nudge import CostNudge
@@ -44,13 +45,18 @@ class NudgeSource(Printed):
     ``CoupledLearning``. A gain acts on the whole voltage and not on the nudge alone, and thus as an offset does. Of a
     complex nudge, which no machine has, gain and load act on both parts and an offset on the real one.
 
+    Rules that nudge without a free phase before (``OscillatingEP``) are refused in modes ``"current"`` and ``"clamp"``,
+    which hold something of it. ``DyadicEP`` nudges the difference of two networks, and ``TruncatedBPTT`` and
+    ``ImplicitGradient`` nudge nothing: no source acts in them.
+
     Attributes:
         gain_std: of the gains around 1, relative.
         offset_mean, offset_std: of the offsets.
         output_conductance: load on the output, in units of the node's own leak (a neuron has ``ds/dt = rho(z) - s``).
         bits: of the converter, or None. It makes the target in mode ``"feedback"``, the error in mode ``"current"``,
-            the
-            voltage of a clamp.
+            the voltage of a clamp. With a readout, or another cost than a squared error, the output is pulled to no
+            target, and in mode ``"feedback"`` it makes the error ``-dC/ds`` too, of the state in each sweep; complex
+            nudges are then refused.
         low, high: range of targets and voltages; errors reach from ``low - high`` to ``high - low``.
         follows_cells: whether the source is made of such cells as the weights, and drifts with them: its gains take the
             factor ``Chip.common_drift()``.
@@ -97,6 +103,24 @@ class NudgeSource(Printed):
             offset = offset + self.offset_std * streams.normal("nudge.offset", (), shape, like)
         return gain, offset
 
+    def free_output(self, rest: Tensor | None, rows: int) -> Tensor:
+        """The output at the free equilibrium as read, ``[rows, *shape]``: what modes ``current`` and ``clamp`` hold.
+
+        Raises:
+            ConfigError: no free phase was read in this pass.
+        """
+        if rest is None:
+            raise ConfigError(
+                f"NudgeSource: got mode={self.mode!r} and a rule without a free phase, whose output it would hold; "
+                "write mode='feedback', or use EquilibriumPropagation"
+            )
+        return rest if len(rest) == rows else torch.cat([rest] * (rows // len(rest)))
+
+    def converted_error(self, error: Tensor) -> Tensor:
+        """Errors ``-dC/ds`` as the converter makes them, in the shape of ``error``."""
+        reach = self.high - self.low
+        return error if self.bits is None else quantised(error, -reach, reach, self.bits)
+
     def converted(self, target: Tensor) -> Tensor:
         """Targets as the converter makes them, in the shape of ``target``.
 
@@ -116,6 +140,10 @@ class NudgeSource(Printed):
         return quantised(target, self.low, self.high, self.bits)
 
 
+def _pulls_to_target(nudge: CostNudge | ComplexCostNudge) -> bool:
+    return isinstance(nudge.cost, SquaredError) and nudge.readout is None
+
+
 class SourcedNudge:
     """A nudge by cost as a source makes it.
 
@@ -133,15 +161,13 @@ class SourcedNudge:
         self._gain, self._offset, self._load = gain, offset, source.output_conductance
         self._held: Tensor | None = None
         self._nudge = nudge
-        if source.mode == "current" and rest is not None:
+        if source.mode == "current":
             unit = copy.copy(nudge)
             unit.beta = torch.ones_like(nudge.beta)
-            copies = len(nudge.target) // len(rest)
-            error = unit.force(rest if copies == 1 else torch.cat([rest] * copies))
-            if source.bits is not None:
-                reach = source.high - source.low
-                error = quantised(error, -reach, reach, source.bits)
+            error = source.converted_error(unit.force(source.free_output(rest, len(nudge.target))))
             self._held = gain * self._spread(nudge.beta) * error
+        elif source.bits is not None and not _pulls_to_target(nudge):
+            self._nudge = _ConvertedForce(nudge, source)
         elif source.bits is not None:
             self._nudge = copy.copy(nudge)
             self._nudge.target = source.converted(nudge.target)
@@ -166,6 +192,18 @@ class SourcedNudge:
         """What the source adds to the input of the output layer at state ``s``."""
         force = self._gain * self._nudge.force(s) if self._held is None else self._held
         return force + self._offset - self._load * s
+
+
+class _ConvertedForce(CostNudge):
+    """A nudge whose error ``-dC/ds`` a converter makes, at the state of each sweep."""
+
+    def __init__(self, nudge: CostNudge, source: NudgeSource) -> None:
+        self.__dict__.update(nudge.__dict__)
+        self._strength, self.beta, self._source = nudge.beta, torch.ones_like(nudge.beta), source
+
+    def force(self, s: Tensor) -> Tensor:
+        error = self._source.converted_error(super().force(s))
+        return self._strength.reshape(len(s), *[1] * (s.dim() - 1)) * error
 
 
 class SourcedClamp:
@@ -212,14 +250,16 @@ class SourcedComplexNudge:
         self._offset = torch.stack([offset, torch.zeros_like(offset)])
         self._held: Tensor | None = None
         self._nudge = nudge
-        if source.mode == "current" and rest is not None:
-            copies = len(nudge.target) // len(rest)
-            error = nudge.unit_force(torch.cat([rest] * copies))
-            if source.bits is not None:
-                reach = source.high - source.low
-                error = quantised(error, -reach, reach, source.bits)
+        if source.mode == "current":
+            error = source.converted_error(nudge.unit_force(source.free_output(rest, len(nudge.target))))
             self._held = torch.cat([part.reshape(len(error), *[1] * gain.dim()) * error for part in nudge.beta])
         elif source.bits is not None:
+            if not _pulls_to_target(nudge):
+                raise ConfigError(
+                    f"NudgeSource: got bits={source.bits}, a complex nudge and the cost {nudge.cost.name!r} without a "
+                    "target that the output is pulled to, which a converter could make; write contour='centred', or "
+                    "mode='current'"
+                )
             self._nudge = copy.copy(nudge)
             self._nudge.target = source.converted(nudge.target)
 
@@ -240,10 +280,5 @@ def clamp(
     """
     if isinstance(nudge, ClampNudge):
         return SourcedClamp(nudge.layers, nudge.value, source, gain, offset)
-    if rest is None:
-        raise ConfigError(
-            "NudgeSource: got mode='clamp' and a rule without a free phase, whose output it would hold; write "
-            "mode='feedback', or use EquilibriumPropagation"
-        )
-    value = torch.cat([rest] * (len(nudge.target) // len(rest)))
+    value = source.free_output(rest, len(nudge.target))
     return SourcedClamp(nudge.layers, value + nudge.force(value), source, gain, offset)

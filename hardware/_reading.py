@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
 from eqprop._network import Network, State
 from hardware._converters import OutputAdc, Read, Transfer, power_of_two_above
 from hardware._streams import Streams
+
+_MOST_CLIPPED = 0.05  # share of the values of a layer, from which on it is told
 
 
 class Reading:
@@ -25,6 +29,7 @@ class Reading:
         self._names = network.names
         self._shapes = network.shapes
         self._transfers: dict[int, tuple[Tensor, Transfer | None]] = {}
+        self._told: set[tuple[int, bool]] = set()  # layers whose clipping was told, and whether of differences
         self._free: State | None = None  # held, and as it was read
         self._seen: State | None = None
 
@@ -50,6 +55,8 @@ class Reading:
             held, base = (_lifted(v[l], len(s), paired) for v in (free, self._seen))
             change = s - held
             reach = power_of_two_above(change) if adc.autorange else adc.difference_range or 0.0
+            if isinstance(reach, float):
+                self._tell_clipping(l, change, -reach, reach, bits, differences=True)
             return base + adc.read(change, -reach, reach, bits, self._streams, at, transfer)
         if adc.autorange:
             reference = s if free is None else _lifted(free[l], len(s), False)
@@ -59,10 +66,33 @@ class Reading:
             return adc.read(s, low, high, bits, self._streams, at, transfer)
         least, most = bounds or (0.0, 1.0)
         if not paired:
+            self._tell_clipping(l, s, least, most, bits, differences=False)
             return adc.read(s, least, most, bits, self._streams, at, transfer)
         centre = s.new_zeros(len(s), *[1] * (s.dim() - 1))
         centre[len(s) // 2 :] = -0.5 * (most + least)  # imaginary parts are centred at 0
         return adc.read(s, centre + least, centre + most, bits, self._streams, at, transfer)
+
+    def _tell_clipping(self, l: int, s: Tensor, low: float, high: float, bits: int, *, differences: bool) -> None:
+        """Warn once of a layer that a fixed range does not hold; on the CPU, where looking costs no wait."""
+        if s.device.type != "cpu" or s.is_complex() or not s.numel() or (l, differences) in self._told:
+            return
+        slack = 0.5 * (high - low) / ((1 << bits) - 1)  # which rounding may cost anyway
+        share = float(((s < low - slack) | (s > high + slack)).double().mean())
+        if share <= _MOST_CLIPPED:
+            return
+        self._told.add((l, differences))
+        least, most = (float(v) for v in torch.aminmax(s))
+        if differences:
+            what, remedy = "differences", f"OutputAdc(difference_range={max(-least, most):.2g})"
+        else:
+            what, remedy = "values", f"OutputAdc(low={min(least, low):.2g}, high={max(most, high):.2g})"
+        warnings.warn(
+            f"output converter: {100 * share:.0f} % of the {what} of layer {self._names[l]!r} lie outside its range, "
+            f"{low:g} to {high:g}, and are clipped (they reach from {least:.3g} to {most:.3g}); write {remedy}, or "
+            "autorange=True",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
     def _transfer(self, l: int, like: Tensor) -> Transfer | None:
         """What is wrong with the layer's converters, drawn at its first read."""

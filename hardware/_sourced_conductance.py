@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from eqprop._activations import Activation
 from eqprop._contrastive import ClampNudge
-from eqprop._errors import ConfigError
 from eqprop._nudge import CostNudge
-from hardware._converters import quantised
 from hardware._nudge_conductance import NudgeConductance
 from hardware._nudge_source import NudgeSource, SourcedClamp
 
@@ -35,12 +32,8 @@ class SourcedConductance(NudgeConductance):
         super().__init__(nudge)
         self._gain, self._offset, self._load = gain, offset, source.output_conductance
         self._held: Tensor | None = None
-        if source.mode == "current" and rest is not None:
-            copies = len(nudge.target) // len(rest)
-            error = self.target - self._output(rest if copies == 1 else torch.cat([rest] * copies))
-            if source.bits is not None:
-                reach = source.high - source.low
-                error = quantised(error, -reach, reach, source.bits)
+        if source.mode == "current":
+            error = source.converted_error(self.target - self._output(source.free_output(rest, len(nudge.target))))
             self._held = gain * self._back(self.beta * error)
         elif source.bits is not None:
             self.target = source.converted(nudge.target)
@@ -97,10 +90,5 @@ def circuit_clamp(
     """
     if isinstance(nudge, ClampNudge):
         return SourcedCircuitClamp(nudge.layers, nudge.value, source, gain, offset)
-    if rest is None:
-        raise ConfigError(
-            "NudgeSource: got mode='clamp' and a rule without a free phase, whose output it would hold; write "
-            "mode='feedback', or use EquilibriumPropagation"
-        )
-    free = torch.cat([rest] * (len(nudge.target) // len(rest)))
+    free = source.free_output(rest, len(nudge.target))
     return SourcedCircuitClamp(nudge.layers, free + resistance * nudge.force(free), source, gain, offset)

@@ -60,10 +60,13 @@ def describe(substrate: Substrate) -> str:
             + ("" if thermal.time_constant_seconds is None else f"; RC of a node {thermal.time_constant_seconds:.3g} s")
         )
     if substrate.twin:
-        lines.append("twin arrays: free phases on one set of cells, nudged ones on another at the same time")
-    if substrate.changes_between_phases:
         lines.append(
-            f"phases run one after another, {substrate.timing.phase_seconds:g} s each; a write takes "
+            "twin arrays: free phases on one set of cells, nudged ones on another, the first of them at the same time"
+        )
+    if substrate.changes_between_phases:
+        order = "further phases" if substrate.twin else "phases"
+        lines.append(
+            f"{order} run one after another, {substrate.timing.phase_seconds:g} s each; a write takes "
             f"{substrate.timing.write_seconds:g} s"
         )
     if substrate.temperature_kelvin != ROOM_TEMPERATURE_KELVIN:

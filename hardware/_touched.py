@@ -86,7 +86,7 @@ def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tup
     if law.write_noise > 0:
         if sizes:  # other trains may have been longer: what this cell draws next does not depend on that
             draws = CellDraws(streams, f"pulses.seen/{key}", at, numbers)
-        seen = device.apparent(g, draws)
+        seen = torch.where(cells.stuck, g, device.apparent(g, draws))
         bank.conductance.view(-1).index_copy_(0, numbers, seen)
     return numbers
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError
+from eqprop._names import lookup
 from hardware._array import Array
 from hardware._auxiliary import AuxiliaryCells
 from hardware._cell_draws import CellDraws
@@ -16,6 +19,9 @@ from hardware._write_settings import WriteSettings
 
 if TYPE_CHECKING:
     from hardware._chip import Chip
+
+_OPTIONS = {f.name: None for f in fields(WriteSettings)}
+_PATHS: WeakKeyDictionary[torch.optim.Optimizer, list[WritePath]] = WeakKeyDictionary()  # at work, by their optimiser
 
 
 class WritePath:
@@ -26,7 +32,9 @@ class WritePath:
 
     From then on ``optimizer.step()`` proposes, and afterwards the parameters are what the cells hold (but in mode
     ``programmed``, where they stay what was asked for). Schedulers, trainers and checkpoints see the optimiser itself.
-    Not for optimisers that relax within a step (LBFGS).
+    Not for optimisers that relax within a step (LBFGS). A chip has one write path an optimiser: ``remove()`` comes
+    before another. To resume, make the path first and then ``chip.load_state_dict``: auxiliary arrays are a part of the
+    chip's state.
 
     Args:
         optimizer: over parameters of the chip.
@@ -35,12 +43,16 @@ class WritePath:
 
     Raises:
         ConfigError: a chip without cells, or of a device without a pulse response (but in mode ``programmed``), or a
-            one-way device in balanced pairs or single cells, or as auxiliary.
+            one-way device in balanced pairs or single cells, or as auxiliary; LBFGS, an optimiser with another write
+            path of the chip, an unknown option.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, chip: Chip, **options: Any) -> None:
+        for name in options:
+            lookup("write path: option", name, _OPTIONS)
         self.settings = WriteSettings(**options)
         self._chip = chip
+        _check_optimizer(optimizer, chip)
         self._before: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
         self._last_write: dict[str, int] = {}
@@ -69,11 +81,15 @@ class WritePath:
             optimizer.register_step_pre_hook(lambda *_: self._remember()),
             optimizer.register_step_post_hook(lambda *_: self._write()),
         ]
+        self._at_work = _PATHS.setdefault(optimizer, [])
+        self._at_work.append(self)
 
     def remove(self) -> None:
         """The optimiser writes directly again."""
         for handle in self._handles:
             handle.remove()
+        if self in self._at_work:
+            self._at_work.remove(self)
 
     @property
     def pulses(self) -> int:
@@ -87,8 +103,11 @@ class WritePath:
 
     @property
     def energy_joules(self) -> float:
-        """Energy of all pulses so far."""
-        return self.pulses * self.settings.pulse_joules
+        """Energy of all pulses so far, and of all closed-loop writes of these arrays: those of fabrication, of mode
+        ``programmed`` (with the relaxation that follows a step), and of full pairs written anew; twins included."""
+        held = [part for a in self._arrays.values() for part in (a, a.twin) if part is not None]
+        writes = sum(int(part.counts[0]) for part in held) if self.settings.write_joules else 0
+        return self.pulses * self.settings.pulse_joules + writes * self.settings.write_joules
 
     # -- inside --------------------------------------------------------------------------------------------------------
 
@@ -246,3 +265,22 @@ class WritePath:
             array.requested.put_(where, array.decoded(g))
         weight.copy_(array.requested)
         array.agree(weight)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, chip: Chip) -> None:
+    """Raises ConfigError unless a path from that optimiser to the chip can be made."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"write path: got {type(optimizer).__name__}, needed an optimizer of torch.optim; write "
+            "chip.write_path(torch.optim.SGD(chip.parameters(), lr=0.1))"
+        )
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ConfigError(
+            "write path: got LBFGS, which relaxes the network many times within a step, needed an optimizer that "
+            "proposes one change a step; write torch.optim.SGD(chip.parameters(), lr=0.1)"
+        )
+    if any(path._chip is chip for path in _PATHS.get(optimizer, [])):
+        raise ConfigError(
+            "write path: got an optimizer with a write path of this chip, needed one without: every change would be "
+            "applied twice; write path.remove() on the first"
+        )

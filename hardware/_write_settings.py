@@ -39,7 +39,9 @@ class WriteSettings(Printed):
         max_pulses: at most so many a cell and step.
         refresh_share: of the range; where pulses go one way, a pair with a cell beyond it is reset and its difference
             is programmed again.
-        pulse_joules: energy of one pulse, for ``WritePath.energy_joules``.
+        pulse_joules: energy of one pulse, for ``WritePath.energy_joules``; mode ``programmed`` has none.
+        write_joules: energy of one closed-loop write of a cell: those of mode ``programmed``, and of pairs that are
+            written anew where pulses go one way.
         auxiliary: a second array that gathers the changes first, see ``Auxiliary``; None for none.
 
     Source: bias: Dillavou et al. 2025 (arXiv 2505.22887); stochastic counts: Gokmen & Vlasov 2016; fixed pulses: Oh,
@@ -53,11 +55,12 @@ class WriteSettings(Printed):
     max_pulses: int = 31
     refresh_share: float = 0.9
     pulse_joules: float = 0.0
+    write_joules: float = 0.0
     auxiliary: Auxiliary | None = None
 
     def __post_init__(self) -> None:
         lookup("write path: mode", self.mode, _MODES)
-        for name in ("dead_zone", "gain_std", "bias_std", "pulse_joules"):
+        for name in ("dead_zone", "gain_std", "bias_std", "pulse_joules", "write_joules"):
             require_number(f"WriteSettings.{name}", getattr(self, name), least=0.0)
         require_number("WriteSettings.refresh_share", self.refresh_share, above=0.0, most=1.0)
         require_whole("WriteSettings.max_pulses", self.max_pulses, 1)

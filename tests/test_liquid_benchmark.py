@@ -1,0 +1,414 @@
+"""The liquid benchmark: features in batches, its controls, what a killed run keeps, what it reports and refuses."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import snn
+from benchmarks import _common, _liquid_data, _liquid_features, _liquid_fits, _liquid_report, liquid
+from benchmarks._common import run_main
+from benchmarks._liquid_config import Config
+from benchmarks._liquid_data import Part, Task, aligned, nested_order, split
+from benchmarks._liquid_features import Cache, Wanted, compute, of_liquid, of_trains
+from eqprop._data import load_dataset
+from eqprop._runs import Run
+
+CLASSES, CHANNELS, STEPS = 3, 30, 80
+_load = functools.cache(load_dataset)
+
+
+def part(count: int, seed: int, *, speakers: bool = False, rate: float = 0.25) -> Part:
+    """Synthetic trains: each class has channels of its own that spike more."""
+    labels = torch.arange(count) % CLASSES
+
+    def trains(at: torch.Tensor, _: int) -> torch.Tensor:
+        made = []
+        for i in at.tolist():
+            p = torch.full((CHANNELS,), 0.02 if rate else 0.0)
+            p[int(labels[i]) * 10 : int(labels[i]) * 10 + 10] = rate
+            made.append(torch.rand(STEPS, CHANNELS, generator=torch.Generator().manual_seed(1000 * seed + i)) < p)
+        return torch.stack(made)
+
+    return Part(labels, trains, speakers=torch.arange(count) // CLASSES % 3 if speakers else None)
+
+
+def task(*, speakers: bool = False, rate: float = 0.25) -> Task:
+    parts = part(120, 1, speakers=speakers, rate=rate), part(24, 2, speakers=speakers, rate=rate)
+    return Task("toy", "made here", *parts, CHANNELS, STEPS, 1e-3, {"kind": "toy"}, (60,))
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A small data set, and a small liquid in place of every preset."""
+    settings: dict[str, Any] = {}
+    preset = snn.preset
+
+    def small(name: str, *, seed: int = 0, weight: float | None = None, inputs: int | None = None) -> snn.Liquid:
+        made = preset("rram200", seed=seed, weight=None if weight is None else 0.8 * weight, inputs=inputs)
+        return made
+
+    monkeypatch.setattr(snn, "preset", small)
+    monkeypatch.setitem(_liquid_data.DATASETS, "toy", lambda *_: task(**settings))
+    return settings
+
+
+def script(out: Path, *words: str) -> int:
+    argv = ["--dataset", "toy", "--seeds", "1", "--quiet", "--batch-size", "50", "--out", str(out), *words]
+    return run_main(liquid.main, liquid.options(), argv, make_run=False)
+
+
+def refused(capsys: pytest.CaptureFixture[str], out: Path, *words: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        script(out, *words)
+    assert exit_.value.code == 2
+    text = capsys.readouterr().err
+    assert "Traceback" not in text and text.count("\n") == 1
+    return text
+
+
+# -- order and features ----------------------------------------------------------------------------------------------
+
+
+def test_every_first_part_of_the_order_holds_each_class_in_its_share() -> None:
+    labels = torch.arange(1000) % 10
+    order = nested_order(labels)
+    assert sorted(order.tolist()) == list(range(1000))
+    for count in (100, 300, 1000):
+        found = torch.bincount(labels[order[:count]], minlength=10) / count
+        assert float((found - 0.1).abs().max()) < 0.03
+    train, validation = split(600)
+    assert len(validation) == 100 and not set(train.tolist()) & set(validation.tolist())
+
+
+def test_recordings_are_moved_to_the_end_and_cut_there() -> None:
+    trains = torch.zeros(2, 5, 1, dtype=torch.bool)
+    trains[0, 0] = trains[1, 0] = trains[1, 4] = True
+    moved = aligned(trains, [2, 9])[..., 0]
+    assert moved.tolist() == [[False, False, False, True, False], [True, False, False, False, True]]
+
+
+@pytest.mark.parametrize("bins", [1, 4, 7])
+def test_features_in_parts_of_time_are_those_of_the_recorded_spikes(bins: int) -> None:
+    net = snn.preset("nalsm1000", weight=1.5, inputs=CHANNELS)
+    trains = task().train.trains(torch.arange(4), 0)
+    run = net.run(trains, record=snn.Record(spikes=True), health="ignore")
+    made, health = of_liquid(net, trains, Wanted(("bins", "filter"), bins))
+    assert run.counts.sum() > 0 and health.mean_rate_hz == pytest.approx(run.health.mean_rate_hz)
+    spikes = run.recorded("spikes")
+    assert np.array_equal(made["bins"], snn.TimeBins(bins, STEPS)(spikes).numpy())
+    np.testing.assert_allclose(made["filter"], snn.ExponentialFilter()(spikes).numpy(), rtol=1e-4, atol=1e-6)
+    found = {"liquid/bins": made["bins"]}
+    assert torch.equal(_liquid_features.feature(found, "liquid", "counts", 1000), run.counts)
+
+
+def test_features_of_the_input_are_those_of_the_spikes_themselves() -> None:
+    trains = task().train.trains(torch.arange(3), 0)
+    made = of_trains(trains, Wanted(("counts", "filter")), 1e-3)
+    assert np.array_equal(made["counts"], trains.sum(1).numpy())
+    assert made["filter"].shape == (3, CHANNELS)
+
+
+def test_a_killed_run_goes_on_at_the_next_batch(tmp_path: Path) -> None:
+    asked: list[int] = []
+    whole = part(100, 1)
+
+    def counting(at: torch.Tensor, seed: int) -> torch.Tensor:
+        if len(asked) == 2 and not (tmp_path / "go").exists():
+            raise KeyboardInterrupt
+        asked.append(int(at[0]))
+        return whole.trains(at, seed)
+
+    net = {"liquid": snn.preset("nalsm1000", weight=1.5, inputs=CHANNELS)}
+
+    def once(count: int, key: int = 0) -> dict[str, np.ndarray]:
+        cache = Cache(tmp_path / "features", {"weight": key})
+        watched = Part(whole.labels, counting)
+        return compute(
+            net, watched, count, Wanted(), cache, prefix="train", seed=0, batch_size=25, with_input=True, quiet=True
+        )
+
+    with pytest.raises(KeyboardInterrupt):
+        once(100)
+    (tmp_path / "go").touch()
+    once(100)
+    assert asked == [0, 25, 50, 75]
+    fresh = once(100)["liquid/counts"]
+    assert asked == [0, 25, 50, 75] and fresh.shape == (100, 1000)
+    shorter = once(60)  # the last batch is another one
+    assert asked[4:] == [50] and np.array_equal(shorter["liquid/counts"], fresh[:60])
+    (tmp_path / "features" / "train-000000.h5").write_bytes(b"cut short")
+    assert np.array_equal(once(25)["liquid/counts"], fresh[:25]) and asked[5:] == [0]
+    once(25, key=1)  # of other settings
+    assert asked[6:] == [0]
+
+
+# -- readouts --------------------------------------------------------------------------------------------------------
+
+
+def test_speakers_are_never_on_two_sides() -> None:
+    speakers = torch.tensor([0, 1, 2, 0, 1, 2, 2])
+    sides = _liquid_fits.by_speaker(speakers)
+    assert sorted(i for one in sides for i in one.test.tolist()) == list(range(7))
+    for one in sides:
+        of = [set(speakers[at].tolist()) for at in (one.train, one.validation, one.test)]
+        assert not of[0] & of[1] and not of[0] & of[2] and not of[1] & of[2]
+
+
+@pytest.mark.parametrize("readout", _liquid_fits.READOUTS)
+def test_a_readout_sees_test_samples_only_when_it_answers(readout: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(90) % 3
+    x = torch.randn(90, 6, generator=generator) + 3 * torch.nn.functional.one_hot(y, 6)
+    sides = _liquid_fits.official(60, 30)
+    good = _liquid_fits.evaluate(readout, x, y, sides)
+    assert good["accuracy_percent"] > 85
+    turned = y.clone()
+    turned[60:] = (y[60:] + 1) % 3  # other test labels change no fit: exactly the wrong answers turn
+    other = _liquid_fits.evaluate(readout, x, turned, sides)
+    assert other["settings"] == good["settings"]
+    assert not any(a == b == "1" for a, b in zip(good["right"], other["right"], strict=True))
+
+
+def test_every_point_of_a_learning_curve_is_tested_on_the_test_samples() -> None:
+    """Test features here are those of another class, so that any right answer is one to a training sample."""
+    toy = task()
+    train, test = (
+        (5 * torch.nn.functional.one_hot((part.labels + shift) % 3, 6)).numpy().astype(np.int16)
+        + np.random.default_rng(0).integers(0, 2, (len(part), 6), dtype=np.int16)
+        for part, shift in ((toy.train, 0), (toy.test, 1))
+    )
+    both = [{f"{arm}/counts": x for arm in ("liquid", "recurrence off", "input")} for x in (train, test)]
+    settings: dict[str, Any] = {"features": ["counts"], "readouts": ["ridge"], "with_input": True}
+    found = list(_liquid_fits.fits(toy, both[0], both[1], 6, 0, counts=[60, 120], **settings))
+    assert [(r["arm"], r["samples"]) for r in found[:2]] == [("liquid", 60), ("liquid", 120)] and len(found) == 8
+    assert all(len(r["right"]) == 24 for r in found)
+    assert all(r["accuracy_percent"] == 0 for r in found if r["arm"] != "random ReLU")
+
+
+def test_constant_features_answer_the_commonest_class() -> None:
+    y = torch.tensor([0, 1, 1, 1, 1, 1] * 10 + [1, 0])
+    found = _liquid_fits.evaluate("ridge", torch.ones(62, 4), y, _liquid_fits.official(60, 2))
+    assert found["accuracy_percent"] == 50.0 and found["settings"] == [{"constant": True}]
+
+
+def test_the_gain_over_a_control_has_the_error_of_paired_answers() -> None:
+    shared = {
+        "split": "official test",
+        "feature": "counts",
+        "readout": "ridge",
+        "samples": 9,
+        "width": 4,
+        "settings": [],
+    }
+    records = [
+        shared | {"arm": arm, "accuracy_percent": 100 * right.count("1") / 4, "right": right}
+        for arm, right in (("liquid", "1110"), ("liquid", "1100"), ("recurrence off", "1000"))
+    ]
+    made = _liquid_fits.lines(records)
+    off = _liquid_fits.find(made, arm="recurrence off")
+    assert off is not None and off["less"] == pytest.approx(100 * np.mean([0, 1, 0.5, 0]))
+    assert off["less_error"] == pytest.approx(100 * np.std([0, 1, 0.5, 0], ddof=1) / math.sqrt(4))
+
+
+# -- the script ------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_reports_every_arm_beside_the_liquid(
+    tmp_path: Path, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy["speakers"] = True
+    results = tmp_path / "results"
+    results.mkdir()
+    monkeypatch.setattr(_common, "RESULTS", results)
+    monkeypatch.setattr(_liquid_fits, "_SOFTMAX", _liquid_fits._SOFTMAX[:1])
+    out = tmp_path / "run"
+    script(out, "--seeds", "2", "--feature", "counts", "filter", "--plot", "--record", "toy")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (results / "toy.json").read_bytes() == (out / "summary.json").read_bytes()
+    assert {p.stem for p in (out / "figures").iterdir()} == {"accuracy", "learning_curve", "dynamics"}
+    lines = summary["lines"]
+    for kind, samples in (("official test", 60), ("official test", 120), ("speaker held out", 120)):
+        for readout in ("softmax", "ridge"):
+            own = [
+                v
+                for v in lines
+                if (v["split"], v["samples"], v["readout"], v["feature"]) == (kind, samples, readout, "counts")
+            ]
+            assert [v["arm"] for v in own] == ["liquid", "recurrence off", "random ReLU", "input"]
+            assert [v["networks"] for v in own] == [2, 2, 2, 1]
+            assert [v["width"] for v in own] == [200, 200, 200, CHANNELS]
+            assert all(v["accuracy_percent"] > 60 for v in own)
+    assert summary["health"]["synaptic_operations_recurrent"] > 0
+    assert summary["recurrence_off"]["synaptic_operations_recurrent"] == 0
+    names = [figure["name"] for figure in summary["headline"]]
+    assert names[0] == "liquid (200), softmax, mean of 2 networks"
+    assert any("recurrence adds, speaker held out, filter, softmax" in name for name in names)
+    assert {"branching factor, local", "mean rate"} <= set(names)
+    assert str(tmp_path) not in json.dumps(summary) and "liquid (200), softmax" in capsys.readouterr().out
+    history = Run.open(out).read_history()
+    assert history["samples"].tolist() == [60, 120] and "accuracy/recurrence off" in history
+
+
+def test_resume_computes_only_what_is_missing(
+    tmp_path: Path, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    few = ["--samples", "60", "--readout", "ridge"]
+    script(out, *few)
+    finished = json.loads((out / "summary.json").read_text())
+    first = finished["lines"]
+    assert "already holds the same run" in refused(capsys, out, *few)
+    assert "weight: " in refused(capsys, out, *few, "--weight", "0.3", "--resume")
+    batches: list[int] = []
+    real = _liquid_features._batch
+
+    def counting(*words: Any) -> Any:
+        batches.append(int(words[2][0]))
+        return real(*words)
+
+    monkeypatch.setattr(_liquid_features, "_batch", counting)
+    script(out, *few, "--resume")
+    again = json.loads((out / "summary.json").read_text())
+    assert not batches and again["lines"] == first and again["results"] == finished["results"]
+    script(out, "--samples", "120", "--readout", "ridge", "--resume")
+    assert batches == [50, 100]  # the first batch of 50 is there, that of the last 10 is not whole
+    again = json.loads((out / "summary.json").read_text())["lines"]
+    assert [v for v in again if v["samples"] == 60 and v["arm"] == "liquid"] == [
+        v for v in first if v["arm"] == "liquid"
+    ]
+    for _ in range(2):
+        batches.clear()
+        script(out, *few, "--overwrite")
+        assert batches == [0, 50, 0]
+
+
+def test_readouts_that_were_fitted_before_a_kill_are_kept(
+    tmp_path: Path, toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+    evaluate = _liquid_fits.evaluate
+
+    def dying(*words: Any, **named: Any) -> Any:
+        if len(fitted) == 3:
+            fitted.append("killed")
+            raise KeyboardInterrupt
+        fitted.append(words[0])
+        return evaluate(*words, **named)
+
+    monkeypatch.setattr(_liquid_fits, "evaluate", dying)
+    words = ["--samples", "60", "--readout", "ridge", "--feature", "counts", "filter"]
+    with pytest.raises(SystemExit) as exit_:
+        script(tmp_path / "run", *words)
+    assert exit_.value.code == 130
+    script(tmp_path / "run", *words, "--resume")
+    assert len(fitted) == 3 + 1 + 5  # of four arms with two features
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert len({(v["arm"], v["feature"]) for v in summary["lines"]}) == len(summary["lines"]) == 8
+
+
+def test_branching_factors_of_several_weights(tmp_path: Path, toy: dict[str, Any]) -> None:
+    script(tmp_path / "run", "--branching", "--seeds", "2")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert [figure["name"] for figure in summary["headline"]] == [
+        f"weight {w:g}: branching factor, local" for w in (0.4, 0.8, 1.2)
+    ]
+    assert all(len(own) == 2 for own in summary["networks"].values())
+    assert not (tmp_path / "run" / "features").exists()
+
+
+def test_a_liquid_too_quiet_for_a_branching_factor_is_named(
+    tmp_path: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snn, "branching_factor", lambda *_, **__: math.nan)
+    told = refused(capsys, tmp_path / "run", "--branching")
+    assert "--weight 0.4, seed 0: got no spike in the middle of 80 steps" in told
+
+
+def test_the_published_figure_is_a_target_of_the_whole_data_set_only() -> None:
+    line = {
+        "split": "official test", "feature": "counts", "readout": "softmax", "arm": "liquid", "networks": 3,
+        "width": 1000, "accuracy_percent": 95.0,
+    }  # fmt: skip
+    health = dict.fromkeys(
+        ("branching_local", "mean_rate_hz", "silent_share", "samples", "synaptic_operations_recurrent",
+         "synaptic_operations_input"), 1.0,
+    )  # fmt: skip
+    for samples, expected in ((60_000, [">= 94.80", "<= 0.4"]), (20_000, [])):
+        config = Config(
+            "nalsm1000",
+            "mnist",
+            0.8,
+            None,
+            samples,
+            10_000,
+            0,
+            3,
+            ("counts",),
+            5,
+            0.03,
+            ("softmax",),
+            500,
+            "cpu",
+            False,
+        )
+        found = _liquid_report.headline(config, [line | {"samples": samples}], health)
+        assert [f["target"] for f in found if "target" in f] == expected
+
+
+def test_digits_go_through_the_real_liquid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_liquid_data, "load_dataset", _load)
+    words = ["--dataset", "digits", "--samples", "180", "--test", "60", "--readout", "ridge"]
+    script(tmp_path / "run", *words)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    arms = {v["arm"]: v for v in summary["lines"]}
+    assert list(arms) == ["liquid", "recurrence off", "random ReLU", "pixels"]
+    assert arms["liquid"]["accuracy_percent"] > 55 and arms["pixels"]["width"] == 784
+    assert 0.8 < summary["health"]["branching_local"] < 1.2
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--preset", "nalsm100"], "did you mean 'nalsm1000'?"),
+        (["--dataset", "nminst"], "did you mean 'nmnist'?"),
+        (["--feature", "count"], "did you mean 'counts'?"),
+        (["--readout", "rigde"], "did you mean 'ridge'?"),
+        (["--weight", "-1"], "--weight: got -1.0"),
+        (["--input-weight", "nan"], "--input-weight: got nan"),
+        (["--samples", "7"], "--samples: got 7, needed 60 to 120"),
+        (["--test", "0"], "--test: got 0"),
+        (["--seeds", "0"], "--seeds: got 0"),
+        (["--seed", "-1"], "--seed: got -1"),
+        (["--bins", "99"], "--bins: got 99"),
+        (["--tau", "0"], "--tau: got 0.0"),
+        (["--device", "warp"], "--device: got 'warp'"),
+        (["--dataset", "nmnist", "--data", "/nowhere"], "unpack N-MNIST's Train and Test"),
+        (["--dataset", "spoken-digits", "--data", "/nowhere"], "write --data DIR"),
+        (["--dataset", "fashion-mnist", "--data", "/nowhere"], "FashionMNIST"),
+    ],
+)
+def test_a_bad_option_is_one_plain_line(
+    words: list[str], text: str, tmp_path: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert text in refused(capsys, tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_silent_or_saturated_liquid_is_named_with_its_number(
+    tmp_path: Path, toy: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = refused(capsys, tmp_path / "run", "--weight", "1e-4")
+    assert "--weight 0.0001: the liquid is dead: 100.0% of its neurons" in told and "larger --weight" in told
+    script(tmp_path / "run", "--readout", "ridge", "--samples", "60")  # the corrected start may take the folder
+    toy["rate"] = 0.0
+    assert "the liquid is dead" in refused(capsys, tmp_path / "other")
