@@ -2,7 +2,8 @@
 
 Every candidate takes whole steps (``zero_grad``, ``rule.backward``, SGD) of the same network on the same batch: the
 plain network; a chip of the ideal substrate; full phase-change chips, of which every cell, or one of every pair, is
-written again after each step and read afresh in each relaxation; and cells that learn by stochastic pulses, few of them a step.
+written again after each step and read afresh in each relaxation; and cells that learn by stochastic pulses, few of
+them a step.
 """
 
 from __future__ import annotations
