@@ -121,7 +121,7 @@ def _mismatches() -> list[Row]:
     """Ways there and back that differ: in one array read both ways, or between two arrays."""
     contrast = {"beta": 0.2}  # small enough for its own bias not to hide that of the mismatch
     tangent = contrast | {"readout": "tangent"}
-    two = {"directed": True, "rate": 0.2}  # two arrays learn twice as fast: at the full rates their outputs die
+    two = {"directed": True, "rate": 0.2}  # at the full rates their outputs die, even where nothing differs
     rules: list[tuple[str, dict[str, Any]]] = [
         ("contrast", {"rule": contrast}),
         ("tangent", {"rule": tangent}),

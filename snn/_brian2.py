@@ -7,6 +7,7 @@ the start of a step, before integration.
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -298,15 +299,19 @@ def _require_shape(name: str, values: Tensor, shape: tuple[int, int]) -> None:
 
 
 def _brian2() -> Any:
-    """The module, without the warnings that it causes on the way in.
+    """The module, without the warnings that it causes on the way in, and without its handler of Ctrl-C: that would stay
+    for good, and take the keyboard interrupts of all that follows.
 
     Raises:
         ConfigError: it is not there, or does not go with this numpy.
     """
+    handler = signal.getsignal(signal.SIGINT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             import brian2
+        if isinstance(signal.getsignal(signal.SIGINT), getattr(brian2, "_InterruptHandler", ())):
+            signal.signal(signal.SIGINT, handler)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
             f"brian2: got {type(error).__name__} ({error}) on import, needed brian2; write pip install brian2 (2.9, "

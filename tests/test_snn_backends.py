@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -82,6 +84,16 @@ def test_brian2_runs_again_from_rest_and_sees_currents() -> None:
     for part in (None, currents, None):
         run = liquid.run(x[None], currents=None if part is None else part[None], record=snn.Record(spikes=True))
         assert torch.equal(other.run(x, currents=part), run.recorded("spikes")[0])
+
+
+@needs_brian2
+def test_brian2_leaves_the_keyboard_interrupt_to_others() -> None:
+    code = (
+        "import signal; before = signal.getsignal(signal.SIGINT); import snn; "
+        "snn.to_brian2(snn.preset('rram200', seed=0)); print(signal.getsignal(signal.SIGINT) is before)"
+    )
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["True"]
 
 
 @needs_brian2

@@ -171,6 +171,7 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_a_sound_folder_and_no_process(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
     marks, out = tmp_path / "marks", tmp_path / "s"
     points = eqprop.grid(Config, seed=[1, 2], marks=[str(marks)])
     points += eqprop.grid(Config, what=["hang"], marks=[str(marks)])
@@ -189,6 +190,7 @@ def test_an_interrupt_leaves_a_sound_folder_and_no_process(tmp_path: Path) -> No
         eqprop.sweep(run, points, out=out, n_jobs=3, **QUIET)
     stopped.set()
     thread.join()
+    signal.signal(signal.SIGINT, before)
     assert statuses(out) == {"compute": "done"} and len(SweepFolder.open(out).read()) == 2
     assert len((out / "table.csv").read_text().splitlines()) > 2
     assert all(resident_bytes(int(mark[0])) in (None, 0) for mark in marks_of(marks))
