@@ -163,6 +163,11 @@ def sizes(network: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _named(value: Any) -> Any:
+    """A setting as a record shows it: of a folder the name, for its place is that of one machine."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def target_text(figure: Mapping[str, Any]) -> str:
     """The target ("<= 1.9") with its unit and whether it is met; empty where there is none."""
     target = figure.get("target")
@@ -212,7 +217,7 @@ def finish(
         "headline": [dict(figure) for figure in headline],
         "command": arguments.command,
         **(details or {}),
-        "config": dict(options_record(arguments) if config is None else config),
+        "config": {k: _named(v) for k, v in (options_record(arguments) if config is None else config).items()},
         "processes": arguments.workers.size,
         **system_record(device),
     }
