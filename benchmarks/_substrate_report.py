@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from benchmarks._substrate_rows import Row, make_rates
 from benchmarks._substrate_table import BETAS
+from benchmarks._suite import cell, deviation, first_cells, results
 
 Diagnoses = Mapping[tuple[str, str, str, float], list[dict[str, Any]]]
 Line = dict[str, Any]
@@ -25,7 +25,7 @@ def table_lines(found: Diagnoses) -> list[Line]:
             own = [d["layers"][layer] for d in diagnoses]
             layers[layer] = {
                 "cosine_ideal": _mean(v["ideal"]["cosine"] for v in own),
-                "cosine_ideal_deviation": _deviation([v["ideal"]["cosine"] for v in own]),
+                "cosine_ideal_deviation": deviation([v["ideal"]["cosine"] for v in own]),
                 "cosine_exact": _mean(v["exact"]["cosine"] for v in own),
                 "norm_ratio": _mean(v["ideal"]["norm_ratio"] for v in own),
                 "sign_agreement": _mean(v["ideal"]["sign_agreement"] for v in own),
@@ -65,11 +65,7 @@ def _table_cell(line: Line | None, key: str) -> str:
 
 def collect_rows(out: Path) -> dict[str, list[dict[str, Any]]]:
     """Finished runs by row."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(out.glob("*/*/seed*/result.json")):
-        record = json.loads(path.read_bytes())
-        found.setdefault(record["row"], []).append(record)
-    return found
+    return {row: [record for _, record in runs] for row, runs in results(out).items()}
 
 
 def row_lines(chosen: Sequence[Row], found: Mapping[str, list[dict[str, Any]]]) -> list[Line]:
@@ -92,9 +88,9 @@ def row_lines(chosen: Sequence[Row], found: Mapping[str, list[dict[str, Any]]]) 
             "rates": list(make_rates(row)),
             "note": row.note,
             "accuracy_percent": statistics.fmean(accuracies),
-            "accuracy_deviation": _deviation(accuracies),
+            "accuracy_deviation": deviation(accuracies),
             "curve": [statistics.fmean(c[i] for c in curves) for i in range(length)],
-            "curve_deviation": [_deviation([c[i] for c in curves]) or 0.0 for i in range(length)],
+            "curve_deviation": [deviation([c[i] for c in curves]) or 0.0 for i in range(length)],
             "seconds": statistics.fmean(r["seconds"] for r in records),
             "stopped": [r["stopped"] for r in records if r["stopped"]],
         }
@@ -120,15 +116,11 @@ def rows_text(lines: Sequence[Line]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        deviation = line["accuracy_deviation"]
         cells = [
-            line["group"],
-            line["row"],
-            f"{line['seeds']} x {line['epochs']}" + (" (stopped)" if line["stopped"] else ""),
-            f"{line['accuracy_percent']:.2f}" + ("" if deviation is None else f" +- {deviation:.2f}"),
+            *first_cells(line),
             _times(line["later_percent"]),
             _times(line["programmed_percent"]),
-            *(_cell(line[key]) for key in ("cosine_ideal", "cosine_exact", "cosine_own")),
+            *(cell(line[key]) for key in ("cosine_ideal", "cosine_exact", "cosine_own")),
             "" if line["effective_bits"] is None else f"{line['effective_bits']:.1f}",
             "" if line["pulses"] is None else f"{line['pulses']:.2g}",
             f"{line['seconds']:.0f}",
@@ -168,14 +160,6 @@ def _times(values: Mapping[str, float] | None) -> str:
     return "" if values is None else " / ".join(f"{v:.2f}" for v in values.values())
 
 
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
-
-
 def _mean(values: Any) -> float | None:
     kept = [v for v in values if v is not None and math.isfinite(v)]
     return statistics.fmean(kept) if kept else None
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None

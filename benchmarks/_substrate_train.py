@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,7 @@ from benchmarks._substrate_rows import (
     make_rule,
     rows,
 )
-from eqprop._checkpoints import atomic_write
-from eqprop._errors import TrainingError
+from benchmarks._suite import finished, keep, trained
 
 IDEAL = "devices/ideal"
 #: when a chip is looked at again after the last write
@@ -40,28 +38,19 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, *, epochs: in
     chip = make_chip(row, network, seed)
     initial = eqprop.evaluate(chip, data.validation, make_rule(row, seed)).accuracy
     chip, rule = make_chip(row, network, seed), make_rule(row, seed)  # the look took part of its noise
-    under_way = (folder / "checkpoint").exists()
-    trainer = eqprop.Trainer(
+    trainer, stopped = trained(
         chip,
         rule,
         make_optimizer(row, chip),
         data,
+        folder,
         epochs=wanted,
         batch_size=BATCH,
         seed=seed,
-        out=folder,
         config=row.record() | {"data": {k: v for k, v in data.spec().items() if k != "source"}},
-        resume=under_way,
-        overwrite=not under_way,
-        checkpoint_every_steps=500,
         progress=progress,
         guard=None,  # a chip that does not learn is a result
     )
-    stopped = ""
-    try:
-        trainer.fit()
-    except TrainingError as error:
-        stopped = str(error)
     record = {
         "row": row.name,
         "seed": seed,
@@ -72,17 +61,8 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, *, epochs: in
         "accuracy_percent": 100 * trainer.test().accuracy,
         "initial_validation_percent": 100 * initial,
         "validation_percent": [100 * (1 - e) for e in trainer.history.series.get("validation_error", [])],
-    } | after_training(row, seed, chip, data, out)
-    atomic_write(folder / "result.json", json.dumps(record, indent=1).encode(), "the result of a row")
-    print(
-        f"{row.name} seed {seed}: {record['accuracy_percent']:.2f} %, {record['seconds']:.0f} s {stopped}", flush=True
-    )
-
-
-def finished(folder: Path) -> int:
-    """Epochs of the finished run in a folder; 0 where there is none."""
-    path = folder / "result.json"
-    return int(json.loads(path.read_bytes())["epochs"]) if path.exists() else 0
+    }
+    keep(folder, record | after_training(row, seed, chip, data, out))
 
 
 def after_training(row: Row, seed: int, chip: Any, data: eqprop.DataSplits, out: Path) -> dict[str, Any]:

@@ -9,8 +9,6 @@ evaluations of the field a step (see `_asymmetry_budget`); of the others the tab
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import json
 import math
 import statistics
 import sys
@@ -25,8 +23,8 @@ import eqprop
 from benchmarks._asymmetry_budget import price, sweeps_text
 from benchmarks._asymmetry_rows import BUDGET, FREE, NUDGED, Row, make_network, make_optimizer, make_rule, rows
 from benchmarks._common import add_output_options, finish, new_parser, run_main
-from eqprop._checkpoints import atomic_write
-from eqprop._errors import ConfigError, TrainingError
+from benchmarks._suite import cell, deviation, finished, first_cells, keep, matching, results, trained
+from eqprop._errors import ConfigError
 from eqprop._history import History
 
 BATCH = 50
@@ -35,31 +33,22 @@ _TITLES = {"homeostasis-50": "homeostasis, 50 epochs", "rules": f"rules, {BUDGET
 
 def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: argparse.Namespace) -> None:
     """One row and seed; leaves `result.json` in its folder."""
-    result = out / "result.json"
     epochs = row.epochs if arguments.epochs is None else arguments.epochs
-    if result.exists() and json.loads(result.read_bytes())["epochs"] >= epochs:
+    if finished(out) >= epochs:
         return
     network, rule = make_network(row, seed), make_rule(row, seed, arguments.tol)
-    trainer = eqprop.Trainer(
+    trainer, stopped = trained(
         network,
         rule,
         make_optimizer(row, network),
         data,
+        out,
         epochs=epochs,
         batch_size=BATCH,
         seed=seed,
-        out=out,
         config={"row": row.name, "rule": rule.spec(), "tol": arguments.tol},
-        resume=(out / "checkpoint").exists(),
-        overwrite=not (out / "checkpoint").exists(),
-        checkpoint_every_steps=500,
         progress=False,
     )
-    stopped = ""
-    try:
-        trainer.fit()
-    except TrainingError as error:
-        stopped = str(error)
     test = trainer.test()
     record = {
         "row": row.name,
@@ -69,11 +58,8 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, arguments: ar
         "test_converged_share": test.converged_share,
         "seconds": trainer.seconds,
         "stopped": stopped,
-    } | diagnose(row, seed, network, data, arguments.tol)
-    atomic_write(result, json.dumps(record, indent=1).encode(), "the result of a row")
-    print(
-        f"{row.name} seed {seed}: {record['accuracy_percent']:.2f} %, {record['seconds']:.0f} s {stopped}", flush=True
-    )
+    }
+    keep(out, record | diagnose(row, seed, network, data, arguments.tol))
 
 
 def diagnose(row: Row, seed: int, network: Any, data: eqprop.DataSplits, tol: float) -> dict[str, Any]:
@@ -112,11 +98,7 @@ def _by_layer(vectors: Mapping[str, eqprop.ErrorVectorMatch]) -> dict[str, dict[
 
 def collect(out: Path) -> dict[str, list[dict[str, Any]]]:
     """Finished runs by row."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(out.glob("*/*/seed*/result.json")):
-        record = json.loads(path.read_bytes()) | _spent(path.parent)
-        found.setdefault(record["row"], []).append(record)
-    return found
+    return {row: [record | _spent(folder) for folder, record in runs] for row, runs in results(out).items()}
 
 
 def _spent(folder: Path) -> dict[str, float]:
@@ -155,7 +137,7 @@ def summarise(found: Mapping[str, list[dict[str, Any]]]) -> list[dict[str, Any]]
                 "seeds": len(records),
                 "epochs": max(r["epochs"] for r in records),
                 "accuracy_percent": statistics.fmean(accuracies),
-                "accuracy_deviation": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
+                "accuracy_deviation": deviation(accuracies),
                 "first_hidden_cosine": statistics.fmean(cosines) if cosines else None,
                 "exact_response_cosine": _mean(records, lambda r: _first(r, "cosine", "error_vector_exact_response")),
                 "relative_error": _mean(records, lambda r: _first(r, "relative_error")),
@@ -191,17 +173,13 @@ def table(lines: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:
-        spread = "" if line["accuracy_deviation"] is None else f" +- {line['accuracy_deviation']:.2f}"
         cells = [
-            line["group"],
-            line["row"],
-            f"{line['seeds']} x {line['epochs']}" + (" (stopped)" if line["stopped"] else ""),
-            f"{line['accuracy_percent']:.2f}{spread}",
-            _cell(line["first_hidden_cosine"]),
-            _cell(line["exact_response_cosine"]),
-            _cell(line["relative_error"]),
-            " / ".join(filter(None, (_cell(line["asymmetry_activation"]), _cell(line["asymmetry_membrane"])))),
-            _cell(line["unconverged_share"]),
+            *first_cells(line),
+            cell(line["first_hidden_cosine"]),
+            cell(line["exact_response_cosine"]),
+            cell(line["relative_error"]),
+            " / ".join(filter(None, (cell(line["asymmetry_activation"]), cell(line["asymmetry_membrane"])))),
+            cell(line["unconverged_share"]),
             line["sweeps"] or "",
             "" if line["evaluations_a_step"] is None else f"{line['evaluations_a_step']:.0f}",
             f"{line['seconds_an_epoch']:.0f}",
@@ -209,10 +187,6 @@ def table(lines: list[dict[str, Any]]) -> str:
         ]
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def draw(lines: list[dict[str, Any]]) -> Figure:
@@ -250,12 +224,7 @@ def draw(lines: list[dict[str, Any]]) -> Figure:
 
 def main(arguments: argparse.Namespace) -> None:
     """Train what is missing, then report what there is."""
-    chosen = [r for r in rows() if any(fnmatch.fnmatch(r.name, pattern) for pattern in arguments.rows)]
-    if not chosen:
-        raise ConfigError(
-            f"--rows: got {arguments.rows}, which match none of {', '.join(r.name for r in rows())}; write "
-            "--rows 'angle/*'"
-        )
+    chosen = matching(rows(), arguments.rows, "angle/*")
     out = Path(arguments.out)
     if not arguments.report:
         data = eqprop.load_dataset("fashion-mnist", arguments.data)

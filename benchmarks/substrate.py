@@ -10,7 +10,6 @@ finished one is kept. `--report` draws figures and tables from what is finished.
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import json
 import sys
 from dataclasses import replace
@@ -25,6 +24,7 @@ from benchmarks._substrate_report import collect_rows, headline, row_lines, rows
 from benchmarks._substrate_rows import Row, rows
 from benchmarks._substrate_table import NETWORK_TEXTS, NETWORKS, REFERENCES, collect, make_table
 from benchmarks._substrate_train import search, train, with_needed
+from benchmarks._suite import matching
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError
 
@@ -38,13 +38,7 @@ def chosen_rows(arguments: argparse.Namespace) -> list[Row]:
         ConfigError: patterns that match none.
     """
     patterns = arguments.rows or ([] if arguments.table else ["*"])
-    chosen = [r for r in rows() if any(fnmatch.fnmatch(r.name, pattern) for pattern in patterns)]
-    if patterns and not chosen:
-        raise ConfigError(
-            f"--rows: got {' '.join(patterns)}, which match none of {', '.join(r.name for r in rows())}; write "
-            "--rows 'devices/*'"
-        )
-    return chosen
+    return matching(rows(), patterns, "devices/*")
 
 
 def wants_table(arguments: argparse.Namespace) -> bool:
