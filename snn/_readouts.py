@@ -142,6 +142,17 @@ def checked_labels(labels: Any, n: int, name: str = "labels") -> Tensor:
     return y.long()
 
 
+def checked_samples(features: Any, labels: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Features ``[samples, features]``, labels ``[samples]`` beside them, and the classes among them, sorted.
+
+    Raises:
+        DataError: features or labels that are refused, one class only.
+    """
+    x = checked_features(features)
+    y = checked_labels(labels, len(x)).to(x.device)
+    return x, y, require_classes(torch.unique(y))
+
+
 def coded(labels: Tensor, classes: Tensor, name: str = "labels") -> Tensor:
     """Positions of labels among the (sorted) classes. Raises DataError for a label that is none of them."""
     classes = classes.to(labels.device)

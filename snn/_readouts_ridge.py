@@ -14,6 +14,7 @@ from snn._readouts import (
     Readout,
     checked_features,
     checked_labels,
+    checked_samples,
     coded,
     held_out,
     require_classes,
@@ -73,9 +74,7 @@ class RidgeReadout(Readout):
         Raises:
             DataError: features that are not finite or all constant, labels that do not match them, one class only.
         """
-        x = checked_features(features)
-        y = checked_labels(labels, len(x)).to(x.device)
-        classes = require_classes(torch.unique(y))
+        x, y, classes = checked_samples(features, labels)
         if validation is None and len(self.penalties) > 1:
             aside = held_out(coded(y, classes), self.validation_fraction, self.seed)
             validation, x, y = (x[aside], y[aside]), x[~aside], y[~aside]

@@ -16,9 +16,9 @@ from snn._readouts import (
     Readout,
     checked_features,
     checked_labels,
+    checked_samples,
     coded,
     held_out,
-    require_classes,
     require_varying,
 )
 
@@ -118,9 +118,7 @@ class SoftmaxReadout(Readout):
             DataError: features that are not finite or all constant, labels that do not match them, one class only.
             TrainingError: a loss that is no number any more.
         """
-        x = checked_features(features)
-        y = checked_labels(labels, len(x)).to(x.device)
-        classes = require_classes(torch.unique(y))
+        x, y, classes = checked_samples(features, labels)
         codes = coded(y, classes)
         if validation is None:
             aside = held_out(codes, self.validation_fraction, self.seed)
