@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -17,13 +16,13 @@ from eqprop._graph import GraphNetwork
 from eqprop._network import AdjointDynamics, Bath, Cache, Drive, Network, State, System
 from eqprop._nudge import CostNudge
 from hardware._array import Array, Moment, OnChip
-from hardware._auxiliary import AuxiliaryCells
-from hardware._digest import digest
+from hardware._chip_state import packed, unpack
 from hardware._input_noise import InputNoise, Source, leaves_noise_to_signals
 from hardware._mixing import Mixin, mixed_class
 from hardware._nudge_source import NudgeSource, SourcedComplexNudge, SourcedNudge, clamp
 from hardware._rails import Rail
 from hardware._reading import Reading
+from hardware._sourced_system import Sourced
 from hardware._streams import Streams
 from hardware._thermal import ThermalBath
 
@@ -354,7 +353,7 @@ class Chip(Mixin, Network):
 
     def adjoint_dynamics(self, state: State, drive: Drive) -> tuple[System, Drive]:
         system, constant = super().adjoint_dynamics(state, drive)
-        return (system if system is self else _Sourced(system, self)), constant
+        return (system if system is self else Sourced(system, self)), constant
 
     def sourced(self, nudge: Any) -> Any:
         """The nudge as the chip's source makes it."""
@@ -420,46 +419,10 @@ class Chip(Mixin, Network):
     # -- copies and files ----------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:
-        """The counters of the chip and the ranges of its arrays, so that a resumed run goes on with the same numbers,
-        and conductances stand for the weights that they stood for; and the digest of its substrate."""
-        m, arrays = self._moment, self.arrays.values()
-        ranges = [0.0 if a.layout is None else a.mapping.weight_range for a in arrays]
-        bits = torch.tensor(ranges, dtype=torch.float64).view(torch.int64).tolist()
-        counters = [self.seed, m.passes, m.phase, m.samples, m.clock, *(a._write for a in arrays)]
-        return torch.tensor([*counters, *bits, digest(self.substrate)])
+        return packed(self)
 
     def set_extra_state(self, state: Any) -> None:
-        """Undoes ``get_extra_state``.
-
-        Raises:
-            ConfigError: the state of another chip: of other arrays, seed or substrate.
-        """
-        seed, *rest = [int(v) for v in state]
-        made_of = rest.pop() if rest and rest[-1] < 0 else None  # states from before there was a digest have none
-        arrays = list(self.arrays.values())
-        if len(rest) not in (4 + len(arrays), 4 + 2 * len(arrays)):
-            raise ConfigError(
-                f"chip: got the state of a chip with other arrays than the {len(arrays)} of this one, needed one of "
-                "the same substrate and network; write Substrate.from_spec(...) with the spec of the saved chip's"
-            )
-        if seed != self.seed:
-            raise ConfigError(
-                f"chip: got the state of the chip with seed {seed}, needed that of seed {self.seed}: its cells are "
-                f"others; write substrate.fabricate(network, seed={seed})"
-            )
-        if made_of is not None and made_of != digest(self.substrate):
-            raise ConfigError(
-                "chip: got the state of a chip of another substrate, needed that of one like this; write "
-                "Substrate.from_spec(spec).fabricate(...) with the spec of the saved chip's substrate"
-            )
-        m = self._moment
-        m.passes, m.phase, m.samples, m.clock = rest[:4]
-        ranges = torch.tensor(rest[4 + len(arrays) :], dtype=torch.int64).view(torch.float64).tolist()
-        for n, array in enumerate(arrays):
-            array.set_write_number(rest[4 + n])
-            if ranges and array.layout is not None:  # which may follow from other initial weights
-                _set_range(array, ranges[n])
-            array.forget()
+        unpack(self, state)
 
     def spec(self) -> dict[str, Any]:
         raise ConfigError(
@@ -467,33 +430,6 @@ class Chip(Mixin, Network):
             f"seed={self.seed}), chip.write_path(optimizer, ...) where it had auxiliary arrays, and then "
             "chip.load_state_dict(...)"
         )
-
-
-class _Sourced(System):
-    """A system that a network made of itself, nudged by the chip's source."""
-
-    def __init__(self, system: System, chip: Chip) -> None:
-        self.shapes, self.activations, self.blocks = system.shapes, system.activations, system.blocks
-        self.affine, self.holomorphic, self.bath = system.affine, system.holomorphic, system.bath
-        self._system, self._chip = system, chip
-
-    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
-        return self._system.new_cache(products, paired)
-
-    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        z, rail = self._system.block_inputs(state, drive, block, cache), self._chip._supply
-        if rail is not None and self._chip._nudged:
-            for i, l in enumerate(block):
-                if (shift := rail.nudge_shift(state[l], l, drive.x.numel() == 0)) is not None:
-                    z[i] = z[i] + shift
-        return z
-
-    def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        self._chip._last = (self, drive, nudge)
-        return super().update(state, drive, self.sourced(nudge), block, cache)
-
-    def sourced(self, nudge: Any) -> Any:
-        return self._chip.sourced(nudge)
 
 
 def fabricate(substrate: Substrate, network: N, seed: int) -> N:
@@ -515,16 +451,6 @@ def _kind(network: Network) -> type[Chip]:
     from hardware._circuit_chip import CircuitChip
 
     return CircuitChip if isinstance(network, Circuit) else Chip
-
-
-def _set_range(array: Array, weight_range: float) -> None:
-    """Let conductances stand for weights up to that one, those of a twin and of auxiliary cells too."""
-    for part in (array, array.twin):
-        if part is not None:
-            part.mapping = replace(part.mapping, weight_range=weight_range)
-    auxiliary = getattr(array, "auxiliary", None)
-    if isinstance(auxiliary, AuxiliaryCells) and auxiliary.settings.weight_range is None:
-        auxiliary.reach = array.weight_range
 
 
 def _repeated(shift: Tensor, rows: int, *, paired: bool) -> Tensor:
