@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
@@ -16,7 +16,7 @@ from hardware._device_table import device as device_named
 from hardware._devices import Device
 from hardware._mapping import Mapping, Single
 from hardware._printed import Printed
-from hardware._step_laws import Cells
+from hardware._pulsed_cells import PulsedCells
 from hardware._streams import Streams
 from hardware._touched import apply_pulses, pulses_of
 
@@ -95,7 +95,7 @@ def require_two_ways(device: Device) -> None:
         )
 
 
-class AuxiliaryCells(nn.Module):
+class AuxiliaryCells(PulsedCells):
     """The auxiliary cells of one weight ``[heads, tails, ...]``; a part of its array, so that checkpoints hold them.
 
     Attributes:
@@ -106,10 +106,8 @@ class AuxiliaryCells(nn.Module):
         counts: pulses on cells, and lines read, so far.
     """
 
-    conductance: Tensor
     reference: Tensor
     counts: Tensor
-    _hidden: Tensor | None
 
     def __init__(
         self, key: str, settings: Auxiliary, device: Device, weight: Tensor, reach: float, streams: Streams
@@ -124,31 +122,18 @@ class AuxiliaryCells(nn.Module):
         self._step = 0
         shape = (1, *weight.shape)
         cells = self.device.fabricate_cells(shape, streams.generator(f"cells/{self._key}"), weight.dtype)
-        for name, value in cells._asdict().items():
-            self.register_buffer(f"_cells_{name}", value.to(weight.device), persistent=False)
+        self._hold_cells(cells, weight.device)
         point = self.device.symmetry_point_siemens(self.cells)
         off = settings.zero_std * self.reach * self.scale
         reference = point + off * streams.normal(f"cells.zero/{self._key}", (), shape, weight) if off else point
         self.register_buffer("reference", reference, persistent=False)
-        self.register_buffer("conductance", point.clone())
-        has_write_noise = self.device.pulses is not None and self.device.pulses.write_noise > 0
-        self.register_buffer("_hidden", point.clone() if has_write_noise else None)
+        self._hold_conductance(point.clone())
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64, device=weight.device))
 
     @property
     def scale(self) -> float:
         """Siemens a unit of weight."""
         return 0.5 * (self.device.g_max_siemens - self.device.g_min_siemens) / self.reach
-
-    @property
-    def cells(self) -> Cells:
-        """What chance decided for each cell, ``[1, *weight]``."""
-        return Cells(*(getattr(self, f"_cells_{name}") for name in Cells._fields))
-
-    @property
-    def hidden(self) -> Tensor:
-        """Conductances on which pulses act."""
-        return self.conductance if self._hidden is None else self._hidden
 
     @property
     def value(self) -> Tensor:

@@ -23,6 +23,19 @@ def quantised(s: Tensor, low: float | Tensor, high: float | Tensor, bits: int, a
     return ((s - low) / step + add).round_().clamp_(0, (1 << bits) - 1) * step + low
 
 
+def require_within(got: str, values: Tensor, low: float, high: float, whose: str, settings: str) -> None:
+    """Raises DataError for values outside the range of a converter; looked at on the CPU, where that costs no wait."""
+    if values.device.type != "cpu" or not values.numel():
+        return
+    least, most = (float(v) for v in torch.aminmax(values.detach()))
+    slack = 1e-6 * (high - low)
+    if least < low - slack or most > high + slack:
+        raise DataError(
+            f"{got} from {least:.6g} to {most:.6g}, needed {low:g} to {high:g}, the range of {whose}; write "
+            f"{settings}(low={least:.3g}, high={most:.3g})"
+        )
+
+
 @dataclass(frozen=True, repr=False)
 class InputDac(Printed):
     """The converter that makes the clamped input: ``2^bits`` levels from ``low`` to ``high``.
@@ -53,14 +66,7 @@ class InputDac(Printed):
         Raises:
             DataError: inputs outside the range.
         """
-        if x.device.type == "cpu" and x.numel():
-            least, most = (float(v) for v in torch.aminmax(x.detach()))
-            slack = 1e-6 * (self.high - self.low)
-            if least < self.low - slack or most > self.high + slack:
-                raise DataError(
-                    f"input: got values from {least:.6g} to {most:.6g}, needed {self.low:g} to {self.high:g}, the "
-                    f"range of the input converter; write InputDac(low={least:.3g}, high={most:.3g})"
-                )
+        require_within("input: got values", x, self.low, self.high, "the input converter", "InputDac")
         return x if self.bits is None else quantised(x, self.low, self.high, self.bits)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hardware._cell_array import CellArray
 from hardware._fabrication import fabricated_cells, mapping_of, warn_where_clipped
 from hardware._mapping import Mapping
 from hardware._moment import Kept, Moment
-from hardware._step_laws import Cells
+from hardware._pulsed_cells import PulsedCells
 from hardware._streams import Streams
 
 _COUNTS = ("writes", "pulses", "clipped")
 
 
-class HeldCells(nn.Module):
+class HeldCells(PulsedCells):
     """Cells of a parameter ``[...]``, and writes to them; base of ``Array``.
 
     Attributes:
@@ -31,10 +31,6 @@ class HeldCells(nn.Module):
         counts: writes and pulses of single cells, and parameters that a write clipped; so far.
     """
 
-    _cells_normal: Tensor
-    _cells_stuck: Tensor
-    conductance: Tensor
-    _hidden: Tensor | None
     requested: Tensor
     written: Tensor
     counts: Tensor
@@ -59,11 +55,8 @@ class HeldCells(nn.Module):
         shape = (self.mapping.cells, *weight.shape)
         cells = fabricated_cells(self.key, layout, made, self._streams, shape, weight)
         self._has_stuck = bool(cells.stuck.any())
-        for name, value in cells._asdict().items():
-            self.register_buffer(f"_cells_{name}", value.to(weight.device), persistent=False)
-        self.register_buffer("conductance", weight.new_zeros(shape))
-        has_write_noise = made.pulses is not None and made.pulses.write_noise > 0
-        self.register_buffer("_hidden", weight.new_zeros(shape) if has_write_noise else None)
+        self._hold_cells(cells, weight.device)
+        self._hold_conductance(weight.new_zeros(shape))
         self.register_buffer("requested", torch.full_like(weight, torch.nan))
         self.register_buffer("written", torch.zeros(shape, dtype=torch.int64, device=weight.device))
         self.register_buffer("counts", torch.zeros(len(_COUNTS), dtype=torch.int64, device=weight.device))
@@ -78,16 +71,6 @@ class HeldCells(nn.Module):
     def weight_range(self) -> float:
         """The largest parameter."""
         return self.mapping.bounds[1]
-
-    @property
-    def cells(self) -> Cells:
-        """What chance decided for each cell, ``[cells, ...]``."""
-        return Cells(*(getattr(self, f"_cells_{name}") for name in Cells._fields))
-
-    @property
-    def hidden(self) -> Tensor:
-        """Conductances on which pulses act: those that are seen, less the noise of a write where the device has it."""
-        return self.conductance if self._hidden is None else self._hidden
 
     def targets(self, weight: Tensor) -> Tensor:
         """The conductances that a parameter asks of its cells, on a level, clipped to the range."""

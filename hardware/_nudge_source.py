@@ -13,10 +13,10 @@ from eqprop._activations import Activation
 from eqprop._complex import ComplexCostNudge
 from eqprop._contrastive import ClampNudge
 from eqprop._costs import SquaredError
-from eqprop._errors import ConfigError, DataError
+from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._nudge import CostNudge
-from hardware._converters import _require_bits, quantised
+from hardware._converters import _require_bits, quantised, require_within
 from hardware._device_checks import require_flags, require_number
 from hardware._printed import Printed
 from hardware._streams import Streams
@@ -129,14 +129,7 @@ class NudgeSource(Printed):
         """
         if self.bits is None:
             return target
-        if target.device.type == "cpu" and target.numel():
-            least, most = (float(v) for v in torch.aminmax(target.detach()))
-            slack = 1e-6 * (self.high - self.low)
-            if least < self.low - slack or most > self.high + slack:
-                raise DataError(
-                    f"nudge source: got targets from {least:.6g} to {most:.6g}, needed {self.low:g} to {self.high:g}, "
-                    f"the range of its converter; write NudgeSource(low={least:.3g}, high={most:.3g})"
-                )
+        require_within("nudge source: got targets", target, self.low, self.high, "its converter", "NudgeSource")
         return quantised(target, self.low, self.high, self.bits)
 
 
