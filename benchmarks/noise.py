@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -109,14 +110,17 @@ def main(arguments: argparse.Namespace) -> None:
         resume=arguments.resume,
         extendable=("seeds",),
     )
+    finished = run.folder / "results"
+    if arguments.overwrite:  # results of other settings
+        shutil.rmtree(finished, ignore_errors=True)
+    finished.mkdir(exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(arguments.seeds):
         for level in arguments.levels:
             for label, rule in rules(arguments.free_sweeps, arguments.nudged_sweeps).items():
                 name = f"noise {level:g}, {label}"
-                path = run.folder / "results" / f"{_slug(name)}-seed{seed}.json"
+                path = finished / f"{_slug(name)}-seed{seed}.json"
                 if not path.exists():
-                    path.parent.mkdir(exist_ok=True)
                     result = train(rule, level, seed, arguments)
                     atomic_write(path, json.dumps(result).encode(), "the result of a contour")
                     print(f"{name}, seed {seed}: {result}", flush=True)
