@@ -159,7 +159,9 @@ def options() -> argparse.ArgumentParser:
     rule = made.add_argument_group("learning rule")
     rule.add_argument("--rule", choices=RULES, default="ep", help="ep, or a ground truth to compare with")
     rule.add_argument("--beta", type=float, metavar="B", help="nudge strength")
-    rule.add_argument("--contour", metavar="NAME", help="centred, one-sided, random-sign, alternating-sign, cauchy or derivative")
+    rule.add_argument(
+        "--contour", metavar="NAME", help="centred, one-sided, random-sign, alternating-sign, cauchy or derivative"
+    )
     rule.add_argument("--points", type=int, metavar="N", help="points of the cauchy contour")
     rule.add_argument("--readout", metavar="NAME", help="contrast or tangent")
     rule.add_argument("--free-sweeps", type=int, metavar="N", help="sweeps of the free phase")
