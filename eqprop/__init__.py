@@ -45,6 +45,10 @@ from eqprop._diagnostics import match_increments as match_increments
 from eqprop._directed import DirectedNetwork as DirectedNetwork
 from eqprop._distributed import Workers as Workers
 from eqprop._dyadic import DyadicEP as DyadicEP
+from eqprop._ensemble import Ensemble as Ensemble
+from eqprop._ensemble import ensemble as ensemble
+from eqprop._ensemble_rule import EnsembleRule as EnsembleRule
+from eqprop._ensemble_sgd import EnsembleSGD as EnsembleSGD
 from eqprop._ep import EquilibriumPropagation as EquilibriumPropagation
 from eqprop._error_vectors import ErrorVectorMatch as ErrorVectorMatch
 from eqprop._error_vectors import compare_error_vectors as compare_error_vectors
@@ -114,8 +118,8 @@ from eqprop._sweep import SweepReport as SweepReport
 from eqprop._sweep import sweep as sweep
 from eqprop._sweep_figures import pareto_figure as pareto_figure
 from eqprop._sweep_figures import sweep_curves as sweep_curves
-from eqprop._sweep_figures import sweep_map as sweep_map
 from eqprop._sweep_folder import SweepWarning as SweepWarning
+from eqprop._sweep_maps import sweep_map as sweep_map
 from eqprop._sweep_statistics import confidence_intervals as confidence_intervals
 from eqprop._sweep_table import load_sweep as load_sweep
 from eqprop._symmetrisers import KolenPollack as KolenPollack

@@ -42,6 +42,7 @@ class CostNudge:
         self.layers: Set[int] = frozenset((last,))
         self.cost, self.target, self.beta = cost, target, beta
         self.readout = network.readout
+        self._dims = len(network.shapes[last])
         rho = network.activations[last]
         self._exact = isinstance(cost, SquaredError) and self.readout is None and rho.quadratic
         if self._exact:
@@ -55,8 +56,8 @@ class CostNudge:
         return rho.inplace(z + self.force(s))
 
     def force(self, s: Tensor) -> Tensor:
-        """``-beta dC/ds`` at the output layer's state ``s [batch, *shape]``."""
-        flat = s.flatten(1) if s.dim() > 2 else s
+        """``-beta dC/ds`` at the output layer's state ``s [batch, *shape]``, or ``[members, batch, units]``."""
+        flat = s.flatten(-self._dims) if self._dims > 1 else s
         if self.readout is None:
             gradient = self.cost.gradient(flat, self.target)
         else:

@@ -1,9 +1,9 @@
-"""Figures of a sweep: curves with bands, maps, and fronts, in small multiples where asked; as matplotlib `Figure`s."""
+"""Figures of a sweep: curves with bands, and fronts, in small multiples where asked; as matplotlib `Figure`s."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,56 +65,9 @@ def sweep_curves(
         axes.set(xlabel=_named(x), ylabel=_named(y))
         _tidy(axes)
 
-    figure = _multiples(kept, panels, draw, size=(4.6, 3.4))
+    figure = _multiples(_groups(kept, panels), panels, draw, size=(4.6, 3.4))
     note = _note(kept, {x, by, panels}, over, level)
     return _finished(figure, title, note, by)
-
-
-def sweep_map(
-    frame: pandas.DataFrame,
-    x: str,
-    y: str,
-    value: str,
-    *,
-    panels: str | None = None,
-    over: str = "seed",
-    title: str | None = None,
-) -> Figure:
-    """``value`` over ``x`` and ``y`` as colours and numbers, means over the seeds; white where there is nothing.
-
-    Args:
-        frame: see ``load_sweep``.
-        x, y: columns, each of whose values is a column or a row of the map. value: column shown.
-        panels: column with a map for each value, of one scale. over: column of the seeds.
-
-    Raises:
-        ConfigError: unknown columns, or no numbers.
-    """
-    for name in (x, y):
-        require_column(frame, name)
-    kept = with_value(frame, value)
-    means = confidence_intervals(kept, value, by=[c for c in (x, y, panels) if c is not None], over=over)["mean"]
-    low, high = float(means.min()), float(means.max())
-    across, up = _ordered(kept[x]), _ordered(kept[y])
-    images: list[Any] = []
-
-    def draw(axes: Axes, part: Any) -> None:
-        found = confidence_intervals(part, value, by=[x, y], over=over)
-        cells = {(a, b): m for a, b, m in zip(found[x], found[y], found["mean"], strict=True)}
-        grid = np.array([[cells.get((a, b), math.nan) for a in across] for b in up], dtype=np.float64)
-        images.append(axes.imshow(grid, origin="lower", aspect="auto", cmap="viridis", vmin=low, vmax=high))
-        if grid.size <= 150:
-            _write_cells(axes, grid, low, high)
-        axes.set_xticks(range(len(across)), [_text(a) for a in across])
-        axes.set_yticks(range(len(up)), [_text(b) for b in up])
-        axes.set(xlabel=_named(x), ylabel=_named(y))
-
-    size = (max(3.2, 0.62 * len(across) + 1.2), max(2.6, 0.42 * len(up) + 1.2))
-    figure = _multiples(kept, panels, draw, size=size)
-    bar = figure.colorbar(images[0], ax=figure.axes, shrink=0.85)
-    bar.set_label(_named(value))
-    bar.outline.set_visible(False)
-    return _finished(figure, title, _note(kept, {x, y, panels}, over, None), None)
 
 
 def pareto_figure(
@@ -162,23 +115,28 @@ def pareto_figure(
         _tidy(axes)
 
     better = [f"{name}: {'higher' if name in maximise else 'lower'} is better" for name in (x, y)]
-    figure = _multiples(kept, panels, draw, size=(4.6, 3.6))
+    figure = _multiples(_groups(kept, panels), panels, draw, size=(4.6, 3.6))
     return _finished(figure, title, "; ".join(better), by)
 
 
-def _multiples(kept: Any, panels: str | None, draw: Callable[[Axes, Any], None], size: tuple[float, float]) -> Figure:
-    parts = list(_groups(kept, panels))
+def _multiples(
+    parts: Sequence[tuple[str, Any]], what: str | None, draw: Callable[[Axes, Any], None], size: tuple[float, float]
+) -> Figure:
+    """A panel a part (title and what to draw), of one pair of axes; ``what`` tells the parts apart."""
     if len(parts) > _MOST_PANELS:
-        raise ConfigError(f"panels: got {len(parts)} values of {panels}, needed at most {_MOST_PANELS}")
+        raise ConfigError(f"panels: got {len(parts)} values of {what}, needed at most {_MOST_PANELS}")
     across = min(len(parts), 3)
     down = math.ceil(len(parts) / across)
     figure = Figure(figsize=(size[0] * across + 0.8, size[1] * down + 0.5), layout="constrained")
     all_axes = list(figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat)
-    for axes, (label, part) in zip(all_axes, parts, strict=False):
+    for index, (axes, (label, part)) in enumerate(zip(all_axes, parts, strict=False)):
         draw(axes, part)
-        if len(parts) == len(all_axes):  # else a panel above a gap would lose its labels
-            axes.label_outer()
-        if panels is not None:
+        below = axes.get_xlabel()
+        axes.label_outer()
+        if index >= len(parts) - across:  # the last of its column, also above a gap
+            axes.set_xlabel(below)
+            axes.tick_params(labelbottom=True)
+        if label:
             axes.set_title(label, fontsize=10)
     for axes in all_axes[len(parts) :]:
         axes.remove()
@@ -194,8 +152,13 @@ def _groups(kept: Any, column: str | None) -> list[tuple[str, Any]]:
     made = []
     for value in _ordered(kept[column]):
         rows = kept[kept[column].isna()] if _missing(value) else kept[kept[column] == value]
-        made.append((str(value) if column == "layer" else f"{short} {_text(value)}", rows))
+        made.append((_layer(value) if column == "layer" else f"{short} {_text(value)}", rows))
     return made
+
+
+def _layer(value: Any) -> str:
+    """A layer's name; of figures that are of no layer none."""
+    return "" if value is None else str(value)
 
 
 def _ordered(column: Any) -> list[Any]:
@@ -225,13 +188,6 @@ def _wide(values: Any) -> bool:
     found = np.asarray(values, dtype=np.float64)
     found = found[np.isfinite(found)]
     return bool(found.size) and float(found.min()) > 0 and float(found.max() / found.min()) >= 30
-
-
-def _write_cells(axes: Axes, grid: np.ndarray, low: float, high: float) -> None:
-    for (row, column), v in np.ndenumerate(grid):
-        if not math.isnan(v):
-            dark = (v - low) < 0.6 * (high - low)
-            axes.text(column, row, f"{v:.3g}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
 
 
 def _note(kept: Any, used: set[str | None], over: str, level: float | None) -> str:

@@ -7,6 +7,8 @@ from hardware._ageing import TabulatedRelaxation as TabulatedRelaxation
 from hardware._auxiliary import Auxiliary as Auxiliary
 from hardware._cell_array import CellArray as CellArray
 from hardware._chip import Chip as Chip
+from hardware._chip_ensemble import ChipEnsemble as ChipEnsemble
+from hardware._chip_ensemble import chip_ensemble as chip_ensemble
 from hardware._circuit_chip import CircuitChip as CircuitChip
 from hardware._converters import InputDac as InputDac
 from hardware._converters import OutputAdc as OutputAdc

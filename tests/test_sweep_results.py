@@ -262,7 +262,8 @@ def test_mnist_is_swept_from_the_shell_and_drawn(tmp_path: Path, capsys: pytest.
     changes: dict[str, Any] = {"data.dataset": "digits", "network.layers": "784-12-10", "data.train": 64}
     changes |= {"training.epochs": 1, "rule.beta": 0.2, "substrate.adc_bits": 8, "seed": eqprop.child_seeds(1)[0]}
     (config,) = eqprop.grid(_sweep_mnist.Config, **{name: [value] for name, value in changes.items()})
-    found = _sweep_mnist.run(config)
+    (found,) = _sweep_mnist.run_many([config])
+    assert isinstance(found, dict)
     rows = frame[frame["substrate.adc_bits"] == 8]
     assert rows["test_error_percent"].dropna().tolist() == [found["test_error_percent"]]
     for figure in ("gradient_cosine_before", "gradient_cosine_after"):
