@@ -35,8 +35,11 @@ class Row:
         regulariser: of the rule, as (class name, settings).
         adam: AdamW at 1e-4 instead of SGD at 0.01 with momentum 0.9.
         epochs: of training.
-        budget: evaluations of the field a sample and step, spent in full; None for the published sweeps at most.
+        budget: evaluations of the field a sample and step, spent in full; None for ``free`` and ``nudged`` at most.
         published: accuracy in per cent and where from, where there is one.
+        sizes: units of the layers.
+        free, nudged: most sweeps of a phase.
+        lr: learning rate; None for the published one.
     """
 
     group: str
@@ -50,6 +53,10 @@ class Row:
     epochs: int = 5
     budget: int | None = None
     published: str = ""
+    sizes: tuple[int, ...] = SIZES
+    free: int = FREE
+    nudged: int = NUDGED
+    lr: float | None = None
 
     @property
     def name(self) -> str:
@@ -166,19 +173,19 @@ def make_network(row: Row, seed: int) -> eqprop.HopfieldNetwork | eqprop.Directe
     if row.loop:
         names = ("input", "l1", "l2", "out")
         layers = {
-            n: eqprop.Layer(size, None if n == "input" else "sigmoid") for n, size in zip(names, SIZES, strict=True)
+            n: eqprop.Layer(size, None if n == "input" else "sigmoid") for n, size in zip(names, row.sizes, strict=True)
         }
         ends = [("input", "l1"), ("l1", "l2"), ("l2", "out"), ("out", "l1")]
         return eqprop.DirectedNetwork(layers, [eqprop.Dense(a, b, **scale) for a, b in ends], **shared)
     if row.angle is None:
-        return eqprop.HopfieldNetwork.mlp(*SIZES, activation="sigmoid", **scale, **shared)
-    return eqprop.DirectedNetwork.mlp(*SIZES, activation="sigmoid", feedback_angle=row.angle, **scale, **shared)
+        return eqprop.HopfieldNetwork.mlp(*row.sizes, activation="sigmoid", **scale, **shared)
+    return eqprop.DirectedNetwork.mlp(*row.sizes, activation="sigmoid", feedback_angle=row.angle, **scale, **shared)
 
 
 def make_rule(row: Row, seed: int, tol: float) -> eqprop.Rule:
-    """The row's rule: at its budget, or at most the published sweeps, fewer where all samples are within ``tol``."""
+    """The row's rule: at its budget, or at most the row's sweeps, fewer where all samples are within ``tol``."""
     rule = _make_rule(row, seed, tol)
-    return rule if row.budget is None else at_budget(rule, row.budget, free=FREE, nudged=NUDGED)
+    return rule if row.budget is None else at_budget(rule, row.budget, free=row.free, nudged=row.nudged)
 
 
 def _make_rule(row: Row, seed: int, tol: float) -> eqprop.Rule:
@@ -189,18 +196,18 @@ def _make_rule(row: Row, seed: int, tol: float) -> eqprop.Rule:
     shared: dict[str, Any] = {
         "cost": "cross-entropy",
         "solver": eqprop.Synchronous(),
-        "free": eqprop.Stop(tol=tol, max_sweeps=FREE, block=10),
+        "free": eqprop.Stop(tol=tol, max_sweeps=row.free, block=10),
         "regularisers": regularisers,
     }
     if row.rule == "backprop":
         return eqprop.Backprop(cost="cross-entropy")
     if row.rule == "dyadic":
         return eqprop.DyadicEP(beta=0.05, **shared)
-    return eqprop.EquilibriumPropagation(nudged=eqprop.Sweeps(NUDGED), seed=seed, **row.settings, **shared)
+    return eqprop.EquilibriumPropagation(nudged=eqprop.Sweeps(row.nudged), seed=seed, **row.settings, **shared)
 
 
 def make_optimizer(row: Row, network: torch.nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW where the published run used it."""
     if row.adam:
-        return torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.0)
-    return torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+        return torch.optim.AdamW(network.parameters(), lr=1e-4 if row.lr is None else row.lr, weight_decay=0.0)
+    return torch.optim.SGD(network.parameters(), lr=0.01 if row.lr is None else row.lr, momentum=0.9)

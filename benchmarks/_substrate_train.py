@@ -67,16 +67,7 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, *, epochs: in
 
 def after_training(row: Row, seed: int, chip: Any, data: eqprop.DataSplits, out: Path) -> dict[str, Any]:
     """The gradient that the trained chip gives, and of cells: accuracy later, and with ideal weights programmed."""
-    x, y = next(data.test.batches(_LOOKED_AT))
-    # the rule itself, to where it has settled: what homeostasis adds is no estimate of the gradient
-    rule = make_rule(replace(row, homeostasis=None), seed, eqprop.Stop(1e-5, 300, block=10))
-    ideal = make_network(row, seed)
-    ideal.load_state_dict({name: p.detach() for name, p in chip.named_parameters()})
-    found: dict[str, Any] = {"diagnosis": hardware.diagnose(chip, ideal, rule, x, y).record()}
-    if row.group == "mismatch":  # what it holds still is the machine: the gradient of its own loss is the aim
-        truth = eqprop.ImplicitGradient(cost=rule.cost, free=eqprop.Stop(1e-6, 1000, block=10))
-        own = eqprop.compare_layers(chip, rule, truth, x, y)
-        found["cosine_with_own_gradient"] = {layer: match.cosine for layer, match in own.items()}
+    found, rule = gradient(row, seed, chip, data), settled_rule(row, seed)
     if row.write is not None:
         pulses = chip.counts["pulses"] if hasattr(chip, "counts") else 0
         found |= {"pulses": pulses, "later_percent": later(chip, rule, data)}
@@ -85,6 +76,24 @@ def after_training(row: Row, seed: int, chip: Any, data: eqprop.DataSplits, out:
             programmed: Any = eqprop.load(learnt)
             found["programmed_percent"] = later(make_chip(row, programmed, seed), rule, data)
     return found
+
+
+def gradient(row: Row, seed: int, chip: Any, data: eqprop.DataSplits) -> dict[str, Any]:
+    """The gradient that a chip gives now: its diagnosis, and where the chip is another machine that of its own loss."""
+    x, y = next(data.test.batches(_LOOKED_AT))
+    rule, ideal = settled_rule(row, seed), make_network(row, seed)
+    ideal.load_state_dict({name: p.detach() for name, p in chip.named_parameters()})
+    found: dict[str, Any] = {"diagnosis": hardware.diagnose(chip, ideal, rule, x, y).record()}
+    if row.group == "mismatch":  # what it holds still is the machine: the gradient of its own loss is the aim
+        truth = eqprop.ImplicitGradient(cost=rule.cost, free=eqprop.Stop(1e-6, 1000, block=10))
+        own = eqprop.compare_layers(chip, rule, truth, x, y)
+        found["cosine_with_own_gradient"] = {layer: match.cosine for layer, match in own.items()}
+    return found
+
+
+def settled_rule(row: Row, seed: int) -> eqprop.Rule:
+    """The rule itself, to where it has settled: what homeostasis adds is no estimate of the gradient."""
+    return make_rule(replace(row, homeostasis=None), seed, eqprop.Stop(1e-5, 300, block=10))
 
 
 def later(chip: Any, rule: eqprop.Rule, data: eqprop.DataSplits) -> dict[str, float]:

@@ -50,11 +50,14 @@ def trained(
     rule: eqprop.Rule,
     optimizer: torch.optim.Optimizer,
     data: eqprop.DataSplits,
-    folder: Path,
+    folder: Path | None,
     **options: Any,
 ) -> tuple[eqprop.Trainer, str]:
-    """The trainer when it is done, and why it stopped before its time: "" where it did not."""
-    under_way = (folder / "checkpoint").exists()
+    """The trainer when it is done, and why it stopped before its time: "" where it did not.
+
+    Without a folder it leaves no files, and begins anew.
+    """
+    under_way = folder is not None and (folder / "checkpoint").exists()
     trainer = eqprop.Trainer(
         network,
         rule,
@@ -63,7 +66,7 @@ def trained(
         out=folder,
         resume=under_way,
         overwrite=not under_way,
-        checkpoint_every_steps=500,
+        checkpoint_every_steps=None if folder is None else 500,
         **options,
     )
     try:

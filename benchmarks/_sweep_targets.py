@@ -15,7 +15,11 @@ from typing import Any
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 
-MODULES = {"mnist": "benchmarks._sweep_mnist"}
+MODULES = {
+    "mnist": "benchmarks._sweep_mnist",
+    "asymmetry": "benchmarks._sweep_asymmetry",
+    "substrate": "benchmarks._sweep_substrate",
+}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ KINDS = ("curves", "map", "front")
 _CURVES = ("x", "y", "by", "panels")
 _PARTS: dict[str, tuple[str, ...]] = {
     "curves": _CURVES,
-    "map": ("x", "y", "value", "panels"),
+    "map": ("x", "y", "value", "panels", "best"),
     "front": (*_CURVES, "maximise"),
 }
 
@@ -95,7 +95,8 @@ class Plot:
         """The figure."""
         parts = dict(self.parts)
         if self.kind == "map":
-            return eqprop.sweep_map(frame, parts.pop("x"), parts.pop("y"), parts.pop("value"), **parts, title=title)
+            shown = parts.pop("value").split(",")
+            return eqprop.sweep_map(frame, parts.pop("x"), parts.pop("y"), shown, **parts, title=title)
         x, y = parts.pop("x"), parts.pop("y")
         if self.kind == "front":
             best = tuple(str(parts.pop("maximise", "")).split(",")) if parts.get("maximise") else ()

@@ -25,6 +25,9 @@ def options() -> argparse.ArgumentParser:
         "examples:\n"
         f"  python -m {MODULE} mnist --set rule.beta=0.05,0.1,0.2 --set substrate.adc_bits=8,10,12 --seeds 3 --jobs 2 "
         "--out runs/map\n"
+        f"  python -m {MODULE} asymmetry --set homeostasis.coefficient=0,0.1,1 --set network.angle_degrees=0,45,90 "
+        "--seeds 3 --out runs/angles\n"
+        f"  python -m {MODULE} substrate --set substrate.device=none,ecram,pcm --set data.train=5000 --out runs/chips\n"
         f"  python -m {MODULE} mnist --random 50 rule.beta=log:1e-3:1 training.epochs=2,5 --out runs/random\n"
         f"  python -m {MODULE} runs/map --plot x=rule.beta y=test_error_percent by=substrate.adc_bits\n"
         f"  python -m {MODULE} runs/map --plot map x=rule.beta y=substrate.adc_bits value=gradient_cosine_after "
@@ -70,7 +73,7 @@ def options() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="WORD",
-        help="[curves] x= y= [by=] [panels=]; map x= y= value= [panels=]; front x= y= [by=] [maximise=]",
+        help="[curves] x= y= [by=] [panels=]; map x= y= value=[,] [panels=] [best=]; front x= y= [by=] [maximise=]",
     )
     shown.add_argument("--record", metavar="NAME", help="copy summary, table and figures to benchmarks/results/NAME.*")
     return made
@@ -153,7 +156,7 @@ def main(arguments: argparse.Namespace) -> None:
     for wanted in plots:
         print(f"drawn {run.save_figure(wanted.name, wanted.draw(frame, folder.name))}")
     if arguments.record:
-        _record(arguments, frame, run, [p.parts.get("value", p.parts["y"]) for p in plots])
+        _record(arguments, frame, run, [c for p in plots for c in p.parts.get("value", p.parts["y"]).split(",")])
 
 
 def _record(arguments: argparse.Namespace, frame: Any, run: Run, columns: list[str]) -> None:

@@ -1,0 +1,44 @@
+"""The data of sweeps: a data set by its name, or some images of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+
+import eqprop
+from eqprop._errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data set (in the cache or EQPROP_DATA); ``train`` images, None for all, and ``validation`` images held out."""
+
+    dataset: str = "mnist"
+    train: int | None = None
+    validation: int | None = None
+
+
+def require_data(data: Data) -> None:
+    """Raises ConfigError for numbers of images that cannot be, before anything is read."""
+    if data.train is not None and data.train < 1:
+        raise ConfigError(f"data.train: got {data.train}, needed at least 1, or none for all")
+
+
+def load(data: Data, seed: int) -> eqprop.DataSplits:
+    """The images; which ones, where not all are wanted, is drawn by the seed.
+
+    Raises:
+        ConfigError: more images than there are.
+        DataError: another data set stands in for the one that was asked for.
+    """
+    found = eqprop.load_dataset(data.dataset, validation=data.validation, seed=seed)
+    if found.name != data.dataset:
+        raise DataError(f"{data.dataset} is not here, only {found.name}; write data.dataset={found.name}")
+    if data.train is None:
+        return found
+    if data.train > len(found.train):
+        raise ConfigError(f"data.train: got {data.train}, needed at most {len(found.train)}")
+    subset = found.train.subset(data.train, torch.Generator().manual_seed(seed))
+    return dataclasses.replace(found, train=subset)
