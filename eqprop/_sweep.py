@@ -105,7 +105,8 @@ def sweep(
         n_jobs: processes at a time; None for one, or one a GPU.
         engine: "processes" of this machine, each made for its job; "dask" for ``n_jobs`` workers of dask.distributed on
             this machine; or a ``distributed.Client`` of a cluster, which has workers of its own (with a client, ``run``
-            must be importable there). A recipe for Slurm is in ``eqprop/_sweep_dask.py``.
+            must be importable there). A recipe for Slurm, and how far limits reach there, is in
+            ``eqprop/_sweep_dask.py``; what points print is kept by "processes" alone.
         timeout_seconds: wall time of a point.
         memory_bytes: resident memory of a point's process, of which Python and torch take about 0.3 GB.
         retry_failed: compute failed points again.

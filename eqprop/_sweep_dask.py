@@ -11,11 +11,22 @@ On Slurm, one job that starts a scheduler and a worker a task (the `dask` comman
 
 A job that reaches its time limit is submitted again: what is recorded is not computed twice. GPUs: one worker each
 (``srun --gpus-per-task=1``). `dask_jobqueue.SLURMCluster` does the same from Python, and grows and shrinks.
+
+Limits of a point are kept by a thread of its worker, which ends the worker; its nanny starts another. What that means:
+
+- The memory is that of the worker, which other points had before: some 0.45 GB before any, and what they left behind.
+- A point that holds Python's lock and never gives it back stops that thread too. Dask gives up such a worker when it
+  has not been heard of for ``distributed.scheduler.worker-ttl`` (5 minutes), and the point is tried once more: recorded
+  as killed after twice that time, whatever ``timeout_seconds`` says. Engine "processes" ends it in time, from outside.
+- A cluster of yours may have limits of its own (``--memory-limit`` of its workers): what they end is recorded as
+  killed. The workers of engine="dask" have none.
+- What a point prints goes where the worker's output goes, and not into the sweep's folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import queue
 import time
@@ -71,7 +82,11 @@ class Dask:
         with (
             dask.config.set(settings),
             distributed.LocalCluster(
-                n_workers=self._n_jobs, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                n_workers=self._n_jobs,
+                threads_per_worker=1,
+                memory_limit=0,  # none but those of the sweep
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,
         ):
@@ -140,7 +155,9 @@ def _on_cluster(job: Job, topic: str, key: str) -> list[Outcome]:
     worker = _distributed().get_worker()
     worker.log_event(topic, ["begin", key, None])
     with Watch(job.limits, lambda status, message: worker.log_event(topic, [status, key, message])):
-        return compute(job)
+        outcomes = compute(job)
+    # the most that the worker had may have been another point's
+    return [dataclasses.replace(outcome, peak_memory_bytes=None) for outcome in outcomes]
 
 
 def _distributed() -> Any:

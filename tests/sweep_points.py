@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -68,6 +69,8 @@ def run(config: Config) -> dict[str, Any]:
     if config.what == "hang":
         print("about to hang")
         time.sleep(60)
+    if config.what == "hold":
+        re.match("(a+)+$", "a" * 60 + "b")  # without end, and without giving Python's lock back
     if config.what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     if config.what == "leave":
@@ -85,8 +88,19 @@ def run(config: Config) -> dict[str, Any]:
     if config.what == "object":
         return {"value": object()}
     if config.what == "environment":
-        return {"threads": torch.get_num_threads(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        found = {"threads": torch.get_num_threads(), "gpu": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+        return found | {"dask_memory_limit": dask_memory_limit()}
     return figures(config)
+
+
+def dask_memory_limit() -> str:
+    """Of the worker that this is; "" where it is none."""
+    try:
+        from distributed import get_worker
+
+        return str(get_worker().memory_manager.memory_limit)
+    except (ImportError, ValueError):
+        return ""
 
 
 def run_other(config: Config) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 BAD = {
     "raise": ("error", "ValueError: a bad point"),
     "hang": ("timeout", "not finished after 8 s"),
+    "hold": ("timeout", "not finished after 8 s"),
     "die": ("killed", "SIGKILL"),
     "leave": ("killed", "status 0"),
     "exit": ("error", "SystemExit: 3"),
@@ -89,6 +90,37 @@ def test_a_traceback_is_kept_and_a_hanging_point_tells_where_it_hung(bad: Path) 
     outcomes = {r.config["what"]: r.outcome for r in SweepFolder.open(bad).read().values()}
     assert 'raise ValueError("a bad point")' in outcomes["raise"].traceback
     assert "about to hang" in outcomes["hang"].traceback and "sweep_points.py" in outcomes["hang"].traceback
+
+
+DIED = ("killed", "workers that had it died")
+# what holds Python's lock is ended by dask alone, after minutes
+ON_DASK = {what: told for what, told in (BAD | {"die": DIED, "leave": DIED}).items() if what != "hold"}
+
+
+@pytest.fixture(scope="module")
+def bad_on_dask(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same on workers of dask, and a good point for each of them."""
+    pytest.importorskip("distributed")
+    out = tmp_path_factory.mktemp("bad-on-dask")
+    points = eqprop.grid(Config, what=[*ON_DASK, "compute", "environment"])
+    limits: dict[str, Any] = {"timeout_seconds": 8, "memory_bytes": 1024 * 2**20}
+    report = eqprop.sweep(run, points, out=out, engine="dask", n_jobs=2, **limits, **QUIET)
+    assert (report.computed, report.done, report.failed) == (len(ON_DASK) + 2, 2, len(ON_DASK))
+    return out
+
+
+@pytest.mark.parametrize("what", ON_DASK)
+def test_on_dask_a_bad_point_is_recorded_with_its_reason_too(bad_on_dask: Path, what: str) -> None:
+    records = SweepFolder.open(bad_on_dask).read().values()
+    outcome = next(r.outcome for r in records if r.config["what"] == what)
+    status, message = ON_DASK[what]
+    assert outcome.status == status and message.replace("\\", "") in outcome.message
+
+
+def test_on_dask_the_memory_of_a_worker_is_no_points_own_and_has_no_other_limit(bad_on_dask: Path) -> None:
+    outcomes = {r.config["what"]: r.outcome for r in SweepFolder.open(bad_on_dask).read().values()}
+    assert all(outcome.peak_memory_bytes is None for outcome in outcomes.values())
+    assert outcomes["environment"].result["dask_memory_limit"] == "None"
 
 
 def test_failed_points_run_again_only_when_asked(tmp_path: Path) -> None:
