@@ -39,6 +39,7 @@ from snn._nmnist import TonicEvents as TonicEvents
 from snn._nmnist import load_nmnist as load_nmnist
 from snn._norse import NorseLiquid as NorseLiquid
 from snn._norse import to_norse as to_norse
+from snn._norse_network import NorseNetwork as NorseNetwork
 from snn._pcritical import PCritical as PCritical
 from snn._plastic_liquid import PlasticLiquid as PlasticLiquid
 from snn._plasticity import Calcium as Calcium

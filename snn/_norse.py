@@ -35,7 +35,7 @@ class NorseLiquid:
             raise ConfigError(
                 f"to_norse: got a {type(liquid).__name__}, needed a liquid whose weights stay as they are"
             )
-        self._norse = _norse()
+        self._norse = norse_lif()
         neuron, synapse = liquid.neuron, liquid.synapse
         extras = (
             liquid.relay,
@@ -90,7 +90,7 @@ def _numbers_only(*parts: Any) -> bool:
     return not any(isinstance(v, tuple) for p in parts for v in vars(p).values())
 
 
-def _norse() -> Any:
+def norse_lif() -> Any:
     """norse's module of LIF steps.
 
     Raises:
