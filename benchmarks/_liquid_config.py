@@ -85,7 +85,7 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
     for name in arguments.readout:
         lookup("--readout", name, dict.fromkeys(READOUTS))
     samples, test = (
-        _within(option, getattr(arguments, option), least, len(part))
+        within(option, getattr(arguments, option), least, len(part))
         for option, least, part in (("samples", 60, task.train), ("test", 1, task.test))
     )
     features = arguments.feature or (["counts", "filter"] if task.train.speakers is not None else ["counts"])
@@ -111,7 +111,7 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
     return made
 
 
-def _within(option: str, given: int | None, least: int, most: int) -> int:
+def within(option: str, given: int | None, least: int, most: int) -> int:
     if given is not None and not least <= given <= most:
         raise ConfigError(f"--{option}: got {given}, needed {least} to {most}")
     return most if given is None else given

@@ -12,12 +12,12 @@ from benchmarks._liquid_health import PUBLISHED
 from eqprop._history import History
 
 FULL = 60_000  # training samples of the published figures
-_TITLES = {"nmnist": "N-MNIST", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "spoken-digits": "spoken digits"}
+TITLES = {"nmnist": "N-MNIST", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "spoken-digits": "spoken digits"}
 
 
 def title_of(config: Config, task: Task) -> str:
     """Liquid and data set."""
-    return f"{config.preset} on {_TITLES.get(task.name, task.name)}"
+    return f"{config.preset} on {TITLES.get(task.name, task.name)}"
 
 
 def published(config: Config) -> tuple[float, float] | None:

@@ -1,0 +1,68 @@
+"""Liquids in the comparison: the static one of NALSM with a linear readout of its spike counts."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import snn
+from benchmarks._comparison_data import View
+from benchmarks._comparison_machines import Clock, Linear, noisy
+from benchmarks._liquid_config import Config, make_liquid
+from benchmarks._liquid_health import look, require_well
+
+_BATCH = 250
+
+
+class LiquidMachine(Linear):
+    """Counts of a static liquid, with its recurrent weights or without them, and a linear readout.
+
+    Args:
+        view, seed: data, and the network.
+        config: preset and weights of the liquid.
+        recurrent: whether recurrent weights are there.
+        quiet: no progress bar.
+    """
+
+    kind = "synaptic operations"
+
+    def __init__(self, view: View, seed: int, config: Config, *, recurrent: bool, quiet: bool = True) -> None:
+        super().__init__(view, seed)
+        self.quiet = quiet
+        self.liquid = make_liquid(config, view.task, seed)
+        if not recurrent:
+            self.liquid.weight = torch.zeros_like(self.liquid.weight)
+        seen = look(self.liquid, view.task, seed)
+        if recurrent:
+            require_well(seen, config.weight)
+        self.health = seen.figures
+
+    def training_features(self, clock: Clock) -> Tensor:
+        found = []
+        starts = range(0, self.view.samples, _BATCH)
+        for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=self.quiet):
+            at = torch.arange(start, min(start + _BATCH, self.view.samples))
+            found.append(self._reading(self.view.task.train.trains(at, self.seed), clock))
+        return torch.cat(found)
+
+    def given(self, at: slice) -> Tensor:
+        return self.view.task.test.trains(torch.arange(at.start, at.stop), self.seed)
+
+    def features(self, x: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+        liquid: snn.Liquid = self.liquid
+        if noise:
+            liquid = copy.deepcopy(self.liquid)
+            liquid.weight = noisy(liquid.weight, noise, generator)
+            if liquid.input_weight is not None:
+                liquid.input_weight = noisy(liquid.input_weight, noise, generator)
+        return liquid.run(x, health="ignore").counts
+
+    def fixed_parameters(self) -> int:
+        return sum(int((w != 0).sum()) for w in (self.liquid.weight, self.liquid.input_weight) if w is not None)
+
+    def operations(self) -> float:
+        spikes = self.health["synaptic_operations_recurrent"] + self.health["synaptic_operations_input"]
+        return super().operations() + float(spikes)
