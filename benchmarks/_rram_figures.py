@@ -1,0 +1,62 @@
+"""Accuracy of resistive liquids over their faults: two curves with bands, and a map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from eqprop._figures import BLUE, GREY, ORANGE, RED, _tidy
+
+CURVES = {"variability": "variability of the cells (%)", "read_noise": "read noise (%)"}
+_ARMS = {"accuracy_percent": ("liquid", RED), "recurrence_off_percent": ("recurrence off", ORANGE)}
+_LEVEL = {"random_relu_percent": ("random ReLU", BLUE), "input_percent": ("input", GREY)}
+
+
+def robustness(
+    curves: Mapping[str, Sequence[Mapping[str, Any]]], map_: Sequence[Mapping[str, Any]], title: str
+) -> Figure:
+    """A panel an axis, with mean and standard deviation over chips, and the map of both where there is one.
+
+    Args:
+        curves: by axis, lines with the "level" and, of each arm, mean and deviation ("accuracy_percent",
+            "accuracy_percent_deviation").
+        map_: lines with "variability", "read_noise" and the mean "accuracy_percent".
+        title: above all.
+    """
+    figure = Figure(figsize=(4.2 * (len(curves) + bool(map_)), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(curves) + bool(map_), squeeze=False)[0]
+    for axes, (name, lines) in zip(panels, curves.items(), strict=False):
+        levels = 100 * np.array([line["level"] for line in lines])
+        for key, (label, colour) in _ARMS.items():
+            mean = np.array([line[key] for line in lines])
+            spread = np.array([line[f"{key}_deviation"] for line in lines])
+            axes.plot(levels, mean, "o-", markersize=4, color=colour, label=label)
+            axes.fill_between(levels, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        for key, (label, colour) in _LEVEL.items():
+            axes.axhline(lines[0][key], color=colour, linewidth=1.0, linestyle="--", label=label)
+        axes.set(xlabel=CURVES[name], ylabel="test accuracy (%)")
+        axes.sharey(panels[0])
+        _tidy(axes)
+    panels[0].legend(frameon=False, fontsize="small")
+    if map_:
+        _map(figure, panels[-1], map_)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _map(figure: Figure, axes: Any, lines: Sequence[Mapping[str, Any]]) -> None:
+    rows, columns = (sorted({line[name] for line in lines}) for name in ("variability", "read_noise"))
+    values = np.full((len(rows), len(columns)), np.nan)
+    for line in lines:
+        values[rows.index(line["variability"]), columns.index(line["read_noise"])] = line["accuracy_percent"]
+    image = axes.imshow(values, origin="lower", cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        bright = value > np.nanmean(values)
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=7, color="k" if bright else "w")
+    for set_, levels in ((axes.set_xticks, columns), (axes.set_yticks, rows)):
+        set_(range(len(levels)), [f"{100 * level:g}" for level in levels])
+    axes.set(xlabel=CURVES["read_noise"], ylabel=CURVES["variability"])
+    figure.colorbar(image, ax=axes, label="test accuracy (%)")
