@@ -51,9 +51,9 @@ class _Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, Tensor)}
+        given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if _has_storage(t)}
         for tensor in tree_iter(result):
-            if not isinstance(tensor, Tensor):
+            if not _has_storage(tensor):
                 continue
             storage = tensor.untyped_storage()
             key, size = storage._cdata, storage.nbytes()
@@ -70,6 +70,11 @@ class _Peak(TorchDispatchMode):
             self._alive.pop(key, None)
 
         return forget
+
+
+def _has_storage(value: Any) -> bool:
+    """Whether a value is a tensor with memory of its own; a sparse one has parts instead, made before."""
+    return isinstance(value, Tensor) and value.layout == torch.strided
 
 
 # ---- a training step -----------------------------------------------------------------------------------------------

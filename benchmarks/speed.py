@@ -16,6 +16,8 @@ import torch
 import eqprop
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main, sizes
 from benchmarks._speed_conv import conv_suite
+from benchmarks._speed_ensemble import ensemble_suite
+from benchmarks._speed_liquid import liquid_suite
 from benchmarks._speed_substrate import substrate_suite
 from benchmarks._timing import medians
 from eqprop._complex import ComplexCostNudge, ComplexSystem
@@ -205,13 +207,22 @@ def rule_suite(arguments: argparse.Namespace) -> None:
     )
 
 
-SUITES = {"step": step_suite, "rules": rule_suite, "conv": conv_suite, "substrate": substrate_suite}
+SUITES = {
+    "step": step_suite,
+    "rules": rule_suite,
+    "conv": conv_suite,
+    "substrate": substrate_suite,
+    "liquid": liquid_suite,
+    "ensemble": ensemble_suite,
+}
 # what an option is where it is not given, by suite
-DEFAULTS = {
+DEFAULTS: dict[str, dict[str, int | str]] = {
     "step": {"network": "784-1024-10", "batch_size": 16, "sweeps": 15, "rounds": 15},
     "rules": {"network": "784-256-256-10", "batch_size": 50, "sweeps": 15, "rounds": 15},
     "conv": {"network": "128-256-512-512", "batch_size": 32, "sweeps": 5, "rounds": 7},
     "substrate": {"network": "784-256-10", "batch_size": 64, "sweeps": 15, "rounds": 15},
+    "liquid": {"batch_size": 256, "sweeps": 250, "rounds": 5},
+    "ensemble": {"network": "784-256-10", "batch_size": 16, "sweeps": 15, "rounds": 15},
 }
 
 
@@ -235,14 +246,18 @@ def options() -> argparse.ArgumentParser:
         choices=SUITES,
         default="step",
         help="step: against products; rules: extra costs; conv: convolutional sweeps against raw convolutions; "
-        "substrate: steps on chips against plain ones",
+        "substrate: steps on chips against plain ones; liquid: runs against products, brian2 and norse; "
+        "ensemble: networks that relax together against one after another",
     )
     suite.add_argument(
-        "--network", help="units of each layer of step and substrate (default: 784-1024-10; substrate: 784-256-10)"
+        "--network",
+        help="units of each layer of step, substrate and ensemble (default: 784-1024-10; the last two: 784-256-10)",
     )
-    suite.add_argument("--batch-size", type=int, help="samples a step (default: 16; conv: 32; substrate: 64)")
-    suite.add_argument("--sweeps", type=int, help="sweeps of each phase (default: 15; conv: 5)")
-    suite.add_argument("--rounds", type=int, help="rounds of turns (default: 15; conv: 7)")
+    suite.add_argument(
+        "--batch-size", type=int, help="samples a step (default: 16; conv: 32; substrate: 64; liquid: 256)"
+    )
+    suite.add_argument("--sweeps", type=int, help="sweeps of each phase (default: 15; conv: 5; liquid: 250 steps)")
+    suite.add_argument("--rounds", type=int, help="rounds of turns (default: 15; conv: 7; liquid: 5)")
     suite.add_argument("--free-sweeps", type=int, default=60, help="of the gradients that conv compares")
     suite.add_argument("--nudged-sweeps", type=int, default=15, help="of the gradients that conv compares")
     suite.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
