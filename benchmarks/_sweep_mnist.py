@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 import eqprop
-import hardware
 from benchmarks import _training, mnist
 from benchmarks._ensemble import Member, Plan, Together
+from benchmarks._sweep_mnist_config import Config as Config
+from benchmarks._sweep_mnist_config import completed as completed
+from benchmarks._sweep_mnist_config import settings as settings_of
+from benchmarks._sweep_mnist_config import substrate_of
 from eqprop._data import load_dataset
 from eqprop._data_splits import stratified
 from eqprop._diagnostics import match, parameters_by_layer
@@ -24,125 +27,12 @@ _BATCH = 64  # images of the gradients that are compared
 _CONTOURS = ("centred", "one-sided", "random-sign", "alternating-sign")  # those of an ensemble
 
 
-# None stands for the preset of data set and network throughout, unless said otherwise; `completed` puts it in.
-
-
-@dataclass(frozen=True)
-class Rule:
-    """Learning rule and phases; ``tol`` and ``products`` None for none."""
-
-    name: str = "ep"
-    beta: float | None = None
-    contour: str | None = None
-    points: int | None = None
-    readout: str | None = None
-    free_sweeps: int | None = None
-    nudged_sweeps: int | None = None
-    tol: float | None = None
-    products: str | None = None
-
-
-@dataclass(frozen=True)
-class Net:
-    """Units by layer, as "784-256-10", and how they start."""
-
-    layers: str | None = None
-    activation: str | None = None
-    cost: str | None = None
-    initializer: str | None = None
-    gain: float | None = None
-
-
-@dataclass(frozen=True)
-class Training:
-    """Optimiser; ``lr`` one rate, or one a connection."""
-
-    epochs: int | None = None
-    batch_size: int | None = None
-    lr: float | tuple[float, ...] | None = None
-    schedule: str | None = None
-    decay: float | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """Data set (in the cache or EQPROP_DATA); ``train`` images, None for all, and ``validation`` images held out."""
-
-    dataset: str = "mnist"
-    train: int | None = None
-    validation: int | None = None
-
-
-@dataclass(frozen=True)
-class Chip:
-    """A substrate: bits of the converters (None: ideal), and relative noise of every conductance, drawn a phase."""
-
-    adc_bits: int | None = None
-    dac_bits: int | None = None
-    read_noise: float = 0.0
-
-
-@dataclass(frozen=True)
-class Config:
-    """One training."""
-
-    rule: Rule = Rule()
-    network: Net = Net()
-    training: Training = Training()
-    data: Data = Data()
-    substrate: Chip | None = None
-    seed: int = 0
-    device: str = "cpu"
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """By the names of the options of `benchmarks.mnist`."""
-    given = {f.name: getattr(part, f.name) for part in _parts(config) for f in dataclasses.fields(part)}
-    given["rule"], given["network"] = given.pop("name"), given.pop("layers")
-    return given | {"seed": config.seed, "device": config.device}
-
-
-def _parts(config: Config) -> tuple[Any, ...]:
-    return (config.rule, config.network, config.training, config.data)
-
-
-def completed(config: Config) -> Config:
-    """With the preset's values in place of None."""
-    settings = mnist.preset(config.data.dataset, config.network.layers)
-    if isinstance(config.training.lr, int | float):
-        config = dataclasses.replace(config, training=dataclasses.replace(config.training, lr=(config.training.lr,)))
-
-    def filled(part: Any) -> Any:
-        names = {f.name: {"layers": "network"}.get(f.name, f.name) for f in dataclasses.fields(part)}
-        found = {n: settings[key] for n, key in names.items() if getattr(part, n) is None and key in settings}
-        return dataclasses.replace(part, **found)
-
-    rule, network, training, data = (filled(part) for part in _parts(config))
-    made = dataclasses.replace(config, rule=rule, network=network, training=training, data=data)
-    mnist.Config(**_settings(made))  # raises for what cannot work, before anything runs
-    return made
-
-
-def substrate_of(config: Config) -> hardware.Substrate | None:
-    """What the network runs on."""
-    chip = config.substrate
-    if chip is None:
-        return None
-    return hardware.Substrate(
-        adc=None if chip.adc_bits is None else hardware.OutputAdc(bits=chip.adc_bits),
-        input_dac=None if chip.dac_bits is None else hardware.InputDac(bits=chip.dac_bits),
-        fluctuations=(hardware.Fluctuation(chip.read_noise),) if chip.read_noise else (),
-    )
-
-
 def run(config: Config) -> dict[str, Any]:
     """Train and test. Figures by layer: cosine of the rule's gradient (on the chip) to the exact one of the ideal
     network with the same weights, on 64 training images, before and after training.
     """
     config = completed(config)
-    settings = mnist.Config(**_settings(config))
+    settings = mnist.Config(**settings_of(config))
     device = torch.device(config.device)
     if settings.rule == "backprop" and config.substrate is not None:
         raise ConfigError("substrate: got one for the feed-forward twin, which does not relax; needed another rule")
@@ -274,7 +164,7 @@ class _Point:
 def _together(configs: Sequence[Config]) -> list[dict[str, Any] | BaseException]:
     """The results of points that share what `together` asks for."""
     configs = [completed(config) for config in configs]
-    first, device = mnist.Config(**_settings(configs[0])), torch.device(configs[0].device)
+    first, device = mnist.Config(**settings_of(configs[0])), torch.device(configs[0].device)
     data = _data(first, device)
     # the images of all members: that which is held out differs by the seed
     whole = load_dataset(data.name, device=device, validation=0)
@@ -308,7 +198,7 @@ def _together(configs: Sequence[Config]) -> list[dict[str, Any] | BaseException]
 
 
 def _point(config: Config, whole: eqprop.DataSplits, held: int, device: torch.device) -> _Point:
-    settings = mnist.Config(**_settings(config))
+    settings = mnist.Config(**settings_of(config))
     ideal, network = _networks(config, settings, device)
     rule = mnist.make_rule(settings)
     if not isinstance(rule, eqprop.EquilibriumPropagation):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import eqprop
 import hardware
-from benchmarks import _common, _sweep_mnist, speed
+from benchmarks import _common, _sweep_mnist, _sweep_mnist_config, speed
 from eqprop import ConfigError, DataError, DirectedNetwork, EquilibriumPropagation, HopfieldNetwork, Stop, Sweeps
 from tests.helpers import seeded
 from tests.test_device import ACCELERATORS, NoLook, assert_on, assert_solution_on, moved, no_look, valueless
@@ -405,16 +405,16 @@ def double(read_once: None) -> Iterator[None]:
 
 
 BASE = _sweep_mnist.Config(
-    data=_sweep_mnist.Data("digits", train=100, validation=40),
-    network=_sweep_mnist.Net("784-8-10"),
-    training=_sweep_mnist.Training(epochs=2, momentum=0.5, weight_decay=1e-4),
-    rule=_sweep_mnist.Rule(free_sweeps=4, nudged_sweeps=3),
+    data=_sweep_mnist_config.Data("digits", train=100, validation=40),
+    network=_sweep_mnist_config.Net("784-8-10"),
+    training=_sweep_mnist_config.Training(epochs=2, momentum=0.5, weight_decay=1e-4),
+    rule=_sweep_mnist_config.Rule(free_sweeps=4, nudged_sweeps=3),
 )
 POINTS: dict[str, dict[str, list[Any]]] = {
-    # 1e30 ends in NaN, 1e4 in saturation, and -2 cannot be made: each is told as alone
+    # 1e30 ends in NaN, 1e4 in saturation, and -2 and 0 bits cannot be made: each is told as alone
     "ideal": {"rule.beta": [0.2, -2.0], "training.lr": [(0.1, 0.05), 1e30, 1e4], "seed": [3]},
     "seeds": {"rule.beta": [0.2, 0.5], "seed": [3, 4]},
-    "adc": {"substrate.adc_bits": [3, 8], "rule.beta": [0.5], "training.lr": [0.1, 1e4]},
+    "adc": {"substrate.adc_bits": [3, 8, 0], "rule.beta": [0.5], "training.lr": [0.1, 1e4]},
     "noise": {"substrate.read_noise": [0.02, 0.2], "substrate.adc_bits": [6], "seed": [0, 1], "training.lr": [0.1]},
 }
 
@@ -422,7 +422,7 @@ POINTS: dict[str, dict[str, list[Any]]] = {
 @pytest.mark.parametrize("points", POINTS)
 def test_an_ensemble_of_points_gives_what_each_gives_alone(points: str, double: None) -> None:
     configs = eqprop.grid(BASE, **POINTS[points])
-    assert len({_sweep_mnist.together(c) for c in configs}) == 1
+    assert len({_sweep_mnist.together(c) for c in configs if c.rule.beta != -2.0}) == 1
     for config, found in zip(configs, _sweep_mnist.run_many(configs), strict=True):
         alone = _sweep_mnist._caught(config)
         if isinstance(alone, BaseException):
@@ -446,7 +446,7 @@ def assert_same(found: Any, alone: Any) -> None:
 
 
 def test_points_of_several_kinds_are_each_run_as_they_can_be(double: None) -> None:
-    small = dataclasses.replace(BASE, training=_sweep_mnist.Training(epochs=1))
+    small = dataclasses.replace(BASE, training=_sweep_mnist_config.Training(epochs=1))
     kinds: dict[str, list[Any]] = {"rule.name": ["backprop", "ep"], "seed": [0, 1]}
     configs = eqprop.grid(small, **kinds, **{"substrate.adc_bits": [4]}) + eqprop.grid(small, **kinds)
     found = _sweep_mnist.run_many(configs)

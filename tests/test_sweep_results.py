@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
 import eqprop
-from benchmarks import _common, _sweep_mnist, _sweep_targets, _sweep_words, compare, sweep
+from benchmarks import _common, _sweep_mnist, _sweep_mnist_config, _sweep_targets, _sweep_words, compare, sweep
 from eqprop import ConfigError, RunFolderError
 from eqprop._sweep_config import plain, point_key
 from eqprop._sweep_folder import SweepFolder
@@ -279,7 +279,9 @@ def test_mnist_is_swept_from_the_shell_and_drawn(tmp_path: Path, capsys: pytest.
 def test_the_mnist_adapter_has_every_setting_of_the_script_and_takes_its_presets() -> None:
     from benchmarks import mnist
 
-    assert set(_sweep_mnist._settings(_sweep_mnist.Config())) == {f.name for f in dataclasses.fields(mnist.Config)}
+    assert set(_sweep_mnist_config.settings(_sweep_mnist.Config())) == {
+        f.name for f in dataclasses.fields(mnist.Config)
+    }
     made = _sweep_mnist.completed(_sweep_mnist.Config())
     settings = mnist.preset("mnist", None)
     assert made.training.lr == settings["lr"] and made.network.layers == settings["network"]
