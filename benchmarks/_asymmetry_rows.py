@@ -36,10 +36,12 @@ class Row:
         adam: AdamW at 1e-4 instead of SGD at 0.01 with momentum 0.9.
         epochs: of training.
         budget: evaluations of the field a sample and step, spent in full; None for ``free`` and ``nudged`` at most.
-        published: accuracy in per cent and where from, where there is one.
+        published: what was published and where from, where there is something: accuracy in per cent, or a cosine.
+        note: what a reader of its figures must know.
         sizes: units of the layers.
         free, nudged: most sweeps of a phase.
         lr: learning rate; None for the published one.
+        weight_decay: of AdamW.
     """
 
     group: str
@@ -53,10 +55,12 @@ class Row:
     epochs: int = 5
     budget: int | None = None
     published: str = ""
+    note: str = ""
     sizes: tuple[int, ...] = SIZES
     free: int = FREE
     nudged: int = NUDGED
     lr: float | None = None
+    weight_decay: float = 0.0
 
     @property
     def name(self) -> str:
@@ -67,6 +71,12 @@ class Row:
 _DERIVATIVE = {"contour": "derivative", "readout": "tangent"}
 _PUBLISHED = {"coefficient": 1.0, "per": "unit"}
 _LOOP = {"coefficient": 0.1, "per": "unit"}
+_NO_RECIPROCAL = "no reciprocal connections, so that tr(M^2) = 0 and S / norm is 1 by construction"
+_LOOP_NOTES = {
+    "off": _NO_RECIPROCAL,
+    "activation (is weight decay)": f"{_NO_RECIPROCAL}; S = sum ||W||^2",
+    "membrane": f"slope-weighted decay: {_NO_RECIPROCAL}; S = sum ||W D||^2, with D the slopes of the units",
+}
 
 
 def rows() -> list[Row]:
@@ -79,7 +89,7 @@ def rows() -> list[Row]:
             settings=_DERIVATIVE,
             adam=True,
             epochs=10,
-            published="0.354 by a third party",
+            published="cosine 0.354 by a third party",
         ),
         Row(
             "homeostasis",
@@ -89,7 +99,7 @@ def rows() -> list[Row]:
             regulariser=("JacobianHomeostasis", _PUBLISHED),
             adam=True,
             epochs=10,
-            published="0.965 by a third party",
+            published="cosine 0.965 by a third party",
         ),
         Row(
             "homeostasis",
@@ -135,6 +145,7 @@ def rows() -> list[Row]:
             settings=_DERIVATIVE,
             regulariser=None if settings is None else ("JacobianHomeostasis", settings),
             epochs=10,
+            note=_LOOP_NOTES[label],
         )
         for label, settings in loops.items()
     ]
@@ -155,7 +166,22 @@ def rows() -> list[Row]:
     centred = {"contour": "centred", "beta": 0.05, "readout": "tangent"}
     repairs: list[tuple[str, float | None, dict[str, Any]]] = [
         ("homeostasis", 90.0, {"settings": centred, "regulariser": ("JacobianHomeostasis", _PUBLISHED)}),
-        ("Kolen-Pollack", 90.0, {"settings": centred, "regulariser": ("KolenPollack", {"decay": 1e-3})}),
+        (
+            "Kolen-Pollack",
+            90.0,
+            {
+                "settings": centred,
+                "regulariser": ("KolenPollack", {"decay": 1e-3}),
+                "note": "decay 1e-3, not searched for",
+            },
+        ),
+        # a decay within the gradient is normalised by Adam; that of AdamW shrinks the difference as it should (of 1, 3
+        # and 10 the largest that costs no accuracy to speak of on validation images of seed 0 after 600 steps)
+        (
+            "Kolen-Pollack, decay beside the gradient",
+            90.0,
+            {"settings": centred, "regulariser": ("KolenPollack", {"decay": 0.0}), "weight_decay": 3.0},
+        ),
         ("AsymEP", 90.0, {"settings": centred | {"correction": "asymep"}}),
         ("Dyadic EP", 90.0, {"rule": "dyadic"}),
         ("no correction", 90.0, {"settings": centred}),
@@ -209,5 +235,7 @@ def _make_rule(row: Row, seed: int, tol: float) -> eqprop.Rule:
 def make_optimizer(row: Row, network: torch.nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum, or AdamW where the published run used it."""
     if row.adam:
-        return torch.optim.AdamW(network.parameters(), lr=1e-4 if row.lr is None else row.lr, weight_decay=0.0)
+        return torch.optim.AdamW(
+            network.parameters(), lr=1e-4 if row.lr is None else row.lr, weight_decay=row.weight_decay
+        )
     return torch.optim.SGD(network.parameters(), lr=0.01 if row.lr is None else row.lr, momentum=0.9)
