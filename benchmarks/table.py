@@ -44,9 +44,14 @@ def full_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, record in results.items():
         for index, figure in enumerate(_figures(record)):
-            title, link = (record["title"], f"[{name}]({name}.json)") if index == 0 else ("", "")
+            title, link = (record["title"], _links(name, record)) if index == 0 else ("", "")
             lines.append(_row(title, figure["name"], value_text(figure), target_text(figure), link))
     return "\n".join(lines) + "\n"
+
+
+def _links(name: str, record: Mapping[str, Any]) -> str:
+    """The record, and the page of tables beside it where it names one."""
+    return f"[{name}]({name}.json)" + (f", [table]({record['page']})" if record.get("page") else "")
 
 
 def _figures(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -21,6 +21,9 @@ class ErrorVectorMatch(NamedTuple):
         cosine_std: its standard deviation over samples (0 for a single one).
         relative_error: ``|e - delta| / |delta|`` of all samples as one vector.
         norm_ratio: ``|e| / |delta|``, likewise.
+        relative_error_median: median over samples of a sample's own ``|e - delta| / |delta|``. ``|delta|`` may span
+            orders of magnitude, so that a few samples near a bifurcation set the figure of all as one vector.
+        relative_error_q90: the 90 % quantile of the same.
         samples: number of samples compared: those whose adjoint system was solved and whose errors are finite.
     """
 
@@ -28,6 +31,8 @@ class ErrorVectorMatch(NamedTuple):
     cosine_std: float
     relative_error: float
     norm_ratio: float
+    relative_error_median: float
+    relative_error_q90: float
     samples: int
 
 
@@ -46,7 +51,7 @@ def compare_error_vectors(
 
     The adjoint solves ``delta = D (dC/ds + H^T delta)`` at the rule's own free equilibrium, by GMRES; the rule's error
     vector is minus its estimate of ``ds/dbeta``. ``.grad`` stays as it is. A sample with ``delta = 0`` in a layer
-    has no cosine there.
+    has no cosine and no relative error of its own there.
 
     Args:
         network, rule, x, y: as of ``rule.backward``.
@@ -75,7 +80,9 @@ def _match(e: Tensor, t: Tensor) -> ErrorVectorMatch:
     size = t.norm(dim=1)
     cosines = (e * t).sum(1) / (e.norm(dim=1).clamp(min=torch.finfo(e.dtype).tiny) * size)
     cosines = cosines[size > 0]
+    errors = ((e - t).norm(dim=1) / size)[size > 0]
     total = match(e, t)
     spread = float(cosines.std()) if len(cosines) > 1 else 0.0
+    median, q90 = (float(errors.quantile(q)) if len(errors) else torch.nan for q in (0.5, 0.9))
     # of an empty set the mean is NaN
-    return ErrorVectorMatch(float(cosines.mean()), spread, total.relative_error, total.norm_ratio, len(e))
+    return ErrorVectorMatch(float(cosines.mean()), spread, total.relative_error, total.norm_ratio, median, q90, len(e))

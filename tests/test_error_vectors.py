@@ -110,6 +110,23 @@ def test_cosine_is_a_mean_over_samples_and_errors_are_of_all_together(device: to
     assert min(m.norm_ratio for m in single) < whole.norm_ratio < max(m.norm_ratio for m in single)
 
 
+def test_the_median_error_is_not_set_by_the_largest_sample(device: torch.device) -> None:
+    """One sample whose adjoint is a thousand times the others', and wrong, takes over the error of all together."""
+    net = untied(device)
+    x, y = data(net, device)
+
+    class Wrong(EquilibriumPropagation):
+        def error_vector(self, *args: Any, **kwargs: Any) -> Any:
+            step, error = super().error_vector(*args, **kwargs)
+            return step, tuple(e * torch.tensor([1.1, 1.1, 1.1, 1.1, 1e3]).to(e)[:, None] for e in error)
+
+    rule = Wrong(contour="cauchy", points=16, beta=0.05, correction="asymep", **TANGENT)
+    for m in compare_error_vectors(net, rule, x, y).values():
+        assert m.relative_error > 10.0 and m.relative_error_median == pytest.approx(0.1, rel=1e-6)
+        # linear between the fourth and the fifth of five
+        assert m.relative_error_q90 == pytest.approx(0.1 + 0.6 * (999.0 - 0.1), rel=1e-6)
+
+
 def test_a_sample_that_blew_up_is_left_out_and_counted(device: torch.device) -> None:
     net = untied(device)
     x, y = data(net, device)
@@ -132,7 +149,8 @@ def test_a_layer_without_any_error_has_no_cosine(device: torch.device) -> None:
     with torch.no_grad():
         net.connection("hidden2-output").weight.zero_()  # type: ignore[operator]
     found = compare_error_vectors(net, DERIVATIVE, *data(net, device))
-    assert math.isnan(found["hidden1"].cosine) and found["output"].relative_error < 1e-8
+    assert math.isnan(found["hidden1"].cosine) and math.isnan(found["hidden1"].relative_error_median)
+    assert found["output"].relative_error < 1e-8 and found["output"].relative_error_q90 < 1e-8
 
 
 def test_a_sample_without_any_error_has_no_cosine(device: torch.device) -> None:
@@ -143,7 +161,7 @@ def test_a_sample_without_any_error_has_no_cosine(device: torch.device) -> None:
     found = compare_error_vectors(net, DERIVATIVE, x, y)["hidden1"]
     others = compare_error_vectors(net, DERIVATIVE, x[1:], y[1:])["hidden1"]
     assert (found.samples, others.samples) == (5, 4)
-    assert found[:4] == pytest.approx(others[:4], rel=1e-9)
+    assert found[:6] == pytest.approx(others[:6], rel=1e-9)
 
 
 def test_a_rule_without_an_error_vector_is_refused(device: torch.device) -> None:
