@@ -41,10 +41,17 @@ class OscillatingEP(Rule):
     stacked real pairs ``[2 * batch, *shape]``, the averages real, ``[batch, *shape]``.
 
     Guard: trajectories that do not settle into the rhythm of the nudge make the average worthless, and published runs
-    have collapsed this way. A sample enters the gradient only if its averages are finite, its last residual is at most
-    ``max_residual`` and its responses of the last two periods differ, in the largest unit, by at most ``tolerance``
-    times (the largest response + 1e-3). ``RuleStep.counted`` has the mask. A swing whose period divides ``points *
-    sweeps`` repeats itself in every period of the nudge: only the residual shows it.
+    have collapsed this way. A sample enters the gradient only if its averages are finite, its residual is at most
+    ``max_residual`` and its responses of the last two periods differ by at most ``tolerance`` times (the last response
+    + 1e-3), each in root mean square over the units of a layer, the largest of the layers. ``RuleStep.counted`` has the
+    mask. A swing whose period divides ``points * sweeps`` repeats itself in every period of the nudge: only the
+    residual shows it. The residual is one more evaluation of the field at each point of the last period.
+
+    Noise in the relaxation: a mean square does not grow with the number of units as a maximum does. Noise of deviation
+    ``sigma`` a unit and sweep shows as a residual of 1 to 3 ``sigma``, while that of a swing stays O(0.1 to 1): leave
+    ``max_residual`` between the two. It enters the difference of responses as about ``sqrt(2 / points) sigma /
+    |beta|``: where that is near the response of the outputs, take more ``points`` or a larger ``beta``, or
+    ``tolerance=2``, which leaves the judgement to the residual.
 
     Args:
         beta: radius of the circle, other than 0; below 1 for a squared error.
@@ -54,7 +61,7 @@ class OscillatingEP(Rule):
         periods: rounds, at least 2.
         discard: first rounds that do not enter the averages: the way from the initial state into the rhythm.
         tolerance: relative difference of the last two periods up to which a sample is trusted.
-        max_residual: the largest ``max |update(s) - s|`` of the last sweep at a point, over the last period.
+        max_residual: up to which a sample is trusted: ``|update(s) - s|``, as above, the largest of the last period.
 
     Raises:
         ConfigError: numbers out of range, or a network or cost that has no complex continuation.
@@ -128,7 +135,7 @@ class OscillatingEP(Rule):
         batch = len(target)
         rounds: list[_Round] = []
         network.begin_phase(0)  # a single one
-        for _ in range(self.periods):
+        for number in range(1, self.periods + 1):
             total: _Round | None = None
             for nudge, weight in zip(nudges, weights, strict=True):
                 solution = relax(
@@ -137,7 +144,12 @@ class OscillatingEP(Rule):
                 state = solution.state
                 seen = network.measure(state, 0)
                 phase = Phase(seen, weight, 1, paired=self.points > 2)
-                one = _Round(tuple(s[:batch] / self.points for s in seen), network.response([phase]), solution.residual)
+                swing = solution.residual
+                if number == self.periods:
+                    image = system.update(state, full, nudge, range(len(state)), system.new_cache(None))
+                    swing = _root_mean_square(image, state, batch)
+                mean = tuple(s[:batch] / self.points for s in seen)
+                one = _Round(mean, network.response([phase]), solution.residual, swing)
                 total = one if total is None else total.plus(one)
             if total is not None:
                 rounds.append(total)
@@ -147,10 +159,10 @@ class OscillatingEP(Rule):
         """Masks of the samples that enter the gradient, and of those whose averages are finite."""
         finite = torch.stack([torch.isfinite(s).flatten(1).all(1) for s in (*mean, *response)]).all(0)
         before, last = rounds[-2].response, rounds[-1].response
-        difference = network.distance(last, before)
-        size = network.distance(last, tuple(torch.zeros_like(u) for u in last))
+        difference = _root_mean_square(last, before, len(finite))
+        size = _root_mean_square(last, tuple(torch.zeros_like(u) for u in last), len(finite))
         # NaN compares false
-        settled = (difference <= self.tolerance * (size + 1e-3)) & (rounds[-1].residual <= self.max_residual)
+        settled = (difference <= self.tolerance * (size + 1e-3)) & (rounds[-1].swing <= self.max_residual)
         return finite & settled, finite
 
     def _solution(self, rest: State, residual: Tensor, counted: Tensor, finite: Tensor) -> Solution:
@@ -162,17 +174,22 @@ class OscillatingEP(Rule):
 
 
 class _Round(NamedTuple):
-    """Running averages of a period: ``[batch, *shape]`` a layer; largest residual of a point, ``[batch]``."""
+    """Running averages of a period: ``[batch, *shape]`` a layer; largest residuals of a point, ``[batch]``.
+
+    ``residual`` is that of the solver, a maximum over units; ``swing`` in root mean square, of the last period alone.
+    """
 
     mean: State
     response: State
     residual: Tensor
+    swing: Tensor
 
     def plus(self, other: _Round) -> _Round:
         """Both together."""
         mean = tuple(a + b for a, b in zip(self.mean, other.mean, strict=True))
         response = tuple(a + b for a, b in zip(self.response, other.response, strict=True))
-        return _Round(mean, response, torch.maximum(self.residual, other.residual))
+        residual, swing = torch.maximum(self.residual, other.residual), torch.maximum(self.swing, other.swing)
+        return _Round(mean, response, residual, swing)
 
 
 # system, state, drive, nudges and weights 1 / (N beta_k) of the points
@@ -205,6 +222,12 @@ def _or_real(make: Callable[[], Any], points: int) -> Any:
         raise ConfigError(
             f"OscillatingEP with points={points}: {error} of EquilibriumPropagation, or points=2, whose nudge is real"
         ) from None
+
+
+def _root_mean_square(a: State, b: State, batch: int) -> Tensor:
+    """Of ``a - b`` over the units of a layer, the largest of the layers (and halves of stacked pairs): ``[batch]``."""
+    layers = [(p - q).flatten(1).square().mean(1).sqrt() for p, q in zip(a, b, strict=True)]
+    return torch.stack(layers).reshape(-1, batch).amax(0)
 
 
 def _average(states: list[State]) -> State:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import eqprop
+from benchmarks.noise import NoisyHopfieldNetwork
 from eqprop import (
     Alternating,
     ConfigError,
@@ -468,6 +469,33 @@ def test_the_residual_shows_a_swing_that_every_period_repeats(points: int, devic
     step, blind = rule.backward(net, x, y), replace(rule, max_residual=100.0).backward(net, x, y)
     assert step.counted is not None and step.counted.tolist() == [True, False]
     assert blind.counted is not None and blind.counted.tolist() == [True, True]
+
+
+def noisy(net: NoisyHopfieldNetwork, device: torch.device) -> NoisyHopfieldNetwork:
+    net.level, net.noise = 0.04, torch.Generator(device).manual_seed(0)
+    return net.to(device)
+
+
+@pytest.mark.parametrize("points", [2, 4, 10])
+def test_noise_in_the_relaxation_is_no_swing(points: int, device: torch.device) -> None:
+    """It moves the worst of hundreds of units by more than ``max_residual``; a swing moves most of them."""
+    shared: dict[str, Any] = {"activation": "sigmoid", "generator": seeded(1), "dtype": torch.float64}
+    scale: dict[str, Any] = {"initializer": "lecun_normal", "gain": 0.5}
+    settles = noisy(NoisyHopfieldNetwork.mlp(20, 200, 200, 10, **scale, **shared), device)
+    swings = NoisyHopfieldNetwork.mlp(1, 200, 100, **shared)
+    with torch.no_grad():  # as in ``swinging``, with 50 units for one
+        swings.connection("input-hidden1").weight.fill_(6.0)
+        swings.connection("hidden1-output").weight.fill_(-1.5 / 50)
+        swings.biases["hidden1"].fill_(2.0)
+        swings.biases["output"].fill_(3.5)
+    # the response of a hidden unit is lost in this noise
+    rule = OscillatingEP(beta=0.4, points=points, sweeps=20, solver=Synchronous(), tolerance=2.0)
+    x, y = torch.rand(8, 20, generator=seeded(2), dtype=torch.float64).to(device), torch.arange(8, device=device)
+    step = rule.backward(settles, x, y)
+    assert step.counted is not None and int(step.counted.sum()) >= 7
+    assert bool((step.free.residual > rule.max_residual).all()), "a maximum over units would refuse all"
+    dropped = rule.backward(noisy(swings, device), 0 * x[:, :1], y)
+    assert dropped.counted is not None and not bool(dropped.counted.any())
 
 
 def test_with_no_sample_left_the_gradient_is_zero(device: torch.device) -> None:
