@@ -1,9 +1,10 @@
 """The substrate suite of ``benchmarks.speed``: what a chip adds to a training step.
 
 Every candidate takes whole steps (``zero_grad``, ``rule.backward``, SGD) of the same network on the same batch: the
-plain network; a chip of the ideal substrate; full phase-change chips, of which every cell, or one of every pair, is
-written again after each step and read afresh in each relaxation; and cells that learn by stochastic pulses, few of
-them a step.
+plain network, and the same once more as a control; a chip of the ideal substrate; full phase-change chips, of which
+every cell, or one of every pair, is written again after each step and read afresh in each relaxation; and cells that
+learn by stochastic pulses, few of them a step. Who begins a round changes from round to round: the first comes after
+the last of the round before, whose data are still in the caches. How far the control is from 1 is the error of all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import hardware
 from benchmarks._common import device_named, finish, sizes
 from benchmarks._timing import medians
 
+#: a second plain network, whose ratio would be 1 without errors of the measurement
+CONTROL = "plain, once more"
 TARGETS = {"ideal substrate": 1.05, "pcm, every cell written": 4.0, "sparse pulses": 2.5}
 # rates of the optimiser: a rate at which cells of this kind learn digits well, and one that touches many of them
 RATES = {"sparse pulses": 0.004, "many pulses": 0.05}
@@ -83,6 +86,7 @@ def substrate_suite(arguments: argparse.Namespace) -> None:
     pulsed = hardware.Substrate(cells=hardware.CellArray("reram-sb"))
     chips: dict[str, tuple[hardware.Substrate | None, dict[str, Any]]] = {
         "plain": (None, {}),
+        CONTROL: (None, {}),
         "ideal substrate": (hardware.Substrate(), {}),
         "pcm, every cell written": (pcm, {}),
         "pcm, one cell of a pair": (single, {}),
@@ -140,7 +144,16 @@ def _touched(one: Candidate) -> list[torch.Tensor]:
 
 def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of a step, and the median over rounds of its ratio to the plain step of the same round."""
-    each = [medians(candidates, rounds=1, calls=2, warm_up=2 if i == 0 else 0) for i in range(rounds)]
+    each = [medians(_turned(candidates, i), rounds=1, calls=2, warm_up=2 if i == 0 else 0) for i in range(rounds)]
     median = lambda values: float(torch.tensor(values, dtype=torch.float64).median())  # noqa: E731
     times = {name: median([t[name] for t in each]) for name in candidates}
     return times, {name: median([t[name] / t["plain"] for t in each]) for name in candidates}
+
+
+def _turned(candidates: dict[str, Callable[[], object]], by: int) -> dict[str, Callable[[], object]]:
+    """The candidates in another order: both directions in turn, so that not the same one always comes before another,
+    and another one first in every second round."""
+    names = list(candidates)
+    start = by // 2 % len(names)
+    names = names[start:] + names[:start]
+    return {name: candidates[name] for name in (names if by % 2 == 0 else names[::-1])}

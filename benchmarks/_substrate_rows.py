@@ -13,7 +13,18 @@ from typing import Any
 import torch
 
 import eqprop
-from hardware import Auxiliary, CellArray, Device, Fluctuation, OutputAdc, PathGains, Substrate, WritePath, device
+from hardware import (
+    Auxiliary,
+    CellArray,
+    Device,
+    Fluctuation,
+    OutputAdc,
+    PathGains,
+    Substrate,
+    WritePath,
+    WriteSettings,
+    device,
+)
 
 BATCH = 64
 SHALLOW, DEEP = (784, 256, 10), (784, 256, 256, 10)
@@ -76,7 +87,7 @@ class Row:
             "substrate": None if self.substrate is None else self.substrate.spec(),
             "rule": make_rule(self, 0).spec(),
             "directed": self.directed,
-            "write": None if self.write is None else {name: repr(value) for name, value in self.write.items()},
+            "write": None if self.write is None else WriteSettings(**self.write).spec(),
             "rates": list(make_rates(self)),
         }
 
@@ -101,7 +112,8 @@ def _devices() -> list[Row]:
     cells = CellArray(at_once, "one-sided", weight_range=WEIGHT_RANGE)
     note = f"each write verified after {VERIFIED_SECONDS:g} s"
     made.append(_in_situ("pcm", replace(cells, read_scope="sample"), f"{note}; read noise shared by the phases"))
-    made.append(_in_situ("pcm, fresh read noise", cells, f"{note}; read noise drawn in every phase"))
+    fresh = replace(cells, read_correlation=0.0)
+    made.append(_in_situ("pcm, fresh read noise", fresh, f"{note}; read noise drawn in every phase"))
     # of gains 1, 5, 25 and 100 (25 at most for the second), transfer rates 0.02, 0.1 and 0.5 and rates of 0.3, 1 and 3,
     # the best by validation images of seed 0 after 400 steps, or within 0.2 points of it at the devices' own rates
     for name, transfer in {"reram-sb": 0.1, "reram-array-om": 0.02}.items():

@@ -69,8 +69,8 @@ def after_training(row: Row, seed: int, chip: Any, data: eqprop.DataSplits, out:
     """The gradient that the trained chip gives, and of cells: accuracy later, and with ideal weights programmed."""
     found, rule = gradient(row, seed, chip, data), settled_rule(row, seed)
     if row.write is not None:
-        pulses = chip.counts["pulses"] if hasattr(chip, "counts") else 0
-        found |= {"pulses": pulses, "later_percent": later(chip, rule, data)}
+        counts = getattr(chip, "counts", {"pulses": 0, "limited": 0})
+        found |= {name: counts[name] for name in ("pulses", "limited")} | {"later_percent": later(chip, rule, data)}
         learnt = out / IDEAL / f"seed{seed}"
         if row.substrate is not None and finished(learnt):
             programmed: Any = eqprop.load(learnt)

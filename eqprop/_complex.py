@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from eqprop._convolution import ConvConnection
 from eqprop._costs import Cost
 from eqprop._errors import ConfigError
+from eqprop._graph import GraphNetwork
 from eqprop._network import Cache, Drive, Network, State, System
 from eqprop._pairs import halves, times
 from eqprop._solution import Solution
@@ -36,6 +38,8 @@ class ComplexSystem(System):
                     "'sigmoid', 'tanh', 'dsilu' or 'linear', or contour='centred'"
                 )
         if not system.holomorphic:
+            if isinstance(system, GraphNetwork):
+                _require_holomorphic(system)
             raise ConfigError(
                 f"complex nudge: the inputs of {type(system).__name__} are not known to be holomorphic; use a "
                 "HopfieldNetwork or DirectedNetwork (with pooling='soft' or 'average' in place of 'max'), or "
@@ -130,3 +134,20 @@ class ComplexCostNudge:
         if self.readout is not None:
             gradient = gradient @ self.readout.weight
         return gradient.neg_().reshape(s.shape)
+
+
+def _require_holomorphic(network: GraphNetwork) -> None:
+    """Raises ``ConfigError`` that names the first connection between moving layers that is not holomorphic."""
+    for edge in network._edges:
+        connection = network.connection(edge.key)
+        if edge.tail == -1 or connection.holomorphic:
+            continue
+        if isinstance(connection, ConvConnection):
+            raise ConfigError(
+                f"complex nudge: connection {edge.key!r} has pooling={connection.geometry.pooling!r}, which is not "
+                "holomorphic; write pooling='soft' or 'average', or contour='centred'"
+            )
+        raise ConfigError(
+            f"complex nudge: connection {edge.key!r} is a {type(connection).__name__}, which is not holomorphic; write "
+            "contour='centred'"
+        )

@@ -86,7 +86,7 @@ class Connection(nn.Module):
         raise NotImplementedError
 
     def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
-        """``weight.grad += sum over the batch of d/dW s_head . f(s_tail)``.
+        """``weight.grad += sum over the batch of d/dW s_head . f(s_tail)``; nothing where the weight is frozen.
 
         Where ``paired``, both are stacked pairs, ``head`` with its imaginary half negated, as ``Phase.weighted`` gives
         it: the real part of the complex sum.
@@ -108,6 +108,8 @@ class Connection(nn.Module):
         return False
 
     def _add(self, gradient: Tensor) -> None:
+        if not self.weight.requires_grad:
+            return
         self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
 
 
@@ -175,6 +177,8 @@ class DenseConnection(Connection):
         return (head.flatten(1) * torch.matmul(tail.flatten(1), self.operand(back=False).mT)).sum(-1)
 
     def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
+        if not self.weight.requires_grad:
+            return
         tail, head = tail.flatten(1), head.flatten(1)
         if self.weight.grad is None:
             self.weight.grad = torch.mm(head.mT, tail)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
+from eqprop._numbers import is_number, is_whole
 from eqprop._share import drawn
 
 
@@ -132,7 +133,7 @@ def _cauchy(beta: float, points: int) -> Contour:
     )
 
 
-_CONTOURS = {
+CONTOURS = {
     "centred": _centred,
     "one-sided": _one_sided,
     "random-sign": _random_sign,
@@ -159,14 +160,14 @@ def contour(name: str, beta: float, points: int = 2) -> Contour:
     Args:
         name: of the contour.
         beta: nudge strength.
-        points: ``N`` of the Cauchy contour; the others ignore it.
+        points: ``N`` of the Cauchy contour; the others have one or two nudges whatever it is.
 
     Raises:
         ConfigError: an unknown name, ``beta`` that is 0 or not finite, or no point.
     """
-    make = lookup("contour", name, _CONTOURS)
-    if not isinstance(beta, int | float) or not math.isfinite(beta) or beta == 0.0:
+    make = lookup("contour", name, CONTOURS)
+    if not is_number(beta) or beta == 0.0:
         raise ConfigError(f"beta: got {beta!r}, needed a finite nudge other than 0; write beta=0.1")
-    if not isinstance(points, int) or points < 1:
+    if not is_whole(points, 1):
         raise ConfigError(f"points: got {points!r}, needed a whole number from 1 on, as in points=6")
     return make(float(beta), points)

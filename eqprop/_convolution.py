@@ -288,6 +288,8 @@ class ConvConnection(Connection):
         return (head * y).sum(dim=(1, 2, 3))
 
     def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
+        if not self.weight.requires_grad:
+            return
         if self.linear:
             self._add(self._weight_gradient(tail, head))
             return
@@ -299,6 +301,8 @@ class ConvConnection(Connection):
         self._add(self._weight_gradient(tail, pooled.transpose(head)))
 
     def add_back_gradient(self, tail: Tensor, head: Tensor, direction: Tensor) -> None:
+        if not self.weight.requires_grad:
+            return
         if self.linear:
             self.add_gradient(direction, head)
             return

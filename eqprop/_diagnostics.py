@@ -44,14 +44,21 @@ def match(g: Tensor, t: Tensor) -> GradientMatch:
 
 
 def gradients(network: Network, rule: Rule, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-    """The gradient that a rule gives, by parameter name; ``.grad`` of the network is left as it was."""
+    """The gradient that a rule gives, by parameter name.
+
+    ``.grad`` of the network is left as it was, and so is the state of the rule and of its regularisers: random signs,
+    probes, counts of steps. A second call sees the same draws.
+    """
     kept = {name: p.grad for name, p in network.named_parameters()}
+    state = rule.state_dict() if hasattr(rule, "state_dict") else None  # a stand-in with a backward alone will do
     try:
         for p in network.parameters():
             p.grad = None
         rule.backward(network, x, y)
         return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in network.named_parameters()}
     finally:
+        if state is not None:
+            rule.load_state_dict(state)
         for name, p in network.named_parameters():
             p.grad = kept[name]
 

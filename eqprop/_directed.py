@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import NamedTuple
@@ -16,6 +15,7 @@ from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._initializers import at_angle
 from eqprop._network import Layer
+from eqprop._numbers import is_number
 
 
 class DirectedNetwork(GraphNetwork):
@@ -45,8 +45,8 @@ class DirectedNetwork(GraphNetwork):
         super().__init__(layers, connections, readout=readout, generator=generator, dtype=dtype)
         if feedback_angle is None:
             return
-        if not 0.0 <= feedback_angle <= 180.0 or not math.isfinite(feedback_angle):
-            raise ConfigError(f"feedback_angle: got {feedback_angle}, needed degrees from 0 to 180, or None")
+        if not is_number(feedback_angle) or not 0.0 <= feedback_angle <= 180.0:
+            raise ConfigError(f"feedback_angle: got {feedback_angle!r}, needed degrees from 0 to 180, or None")
         for pair in self.reciprocal_pairs():
             with torch.no_grad():
                 drawn = pair.backward.weight

@@ -51,6 +51,7 @@ class Ensemble(GraphNetwork):
                 _stacked([r.weight for r in readouts]), _stacked([r.bias for r in readouts])[:, None]
             )
         self.to(next(first.parameters()))
+        _freeze_as(self, first)
 
     @classmethod
     def _options(cls) -> dict[str, Any]:
@@ -112,7 +113,10 @@ class Ensemble(GraphNetwork):
 
     def _add_bias_gradient(self, direction: State) -> None:
         for name, d in zip(self.names, direction, strict=True):
-            bias, g = self.biases[name], d.sum(1, keepdim=True)
+            bias = self.biases[name]
+            if not bias.requires_grad:
+                continue
+            g = d.sum(1, keepdim=True)
             bias.grad = g if bias.grad is None else bias.grad.add_(g)
 
     # -- members -------------------------------------------------------------------------------------------------------
@@ -129,6 +133,7 @@ class Ensemble(GraphNetwork):
         outputs = None if self.readout is None else self.readout.out_features
         made = self.member_class(self.layers, self._declared, readout=outputs, **self._options()).to(like)
         self.store(member, made)
+        _freeze_as(made, self)
         return made
 
     def keep(self, members: Sequence[int]) -> None:
@@ -218,7 +223,16 @@ def require_alike(networks: Sequence[GraphNetwork]) -> GraphNetwork:
     return first
 
 
-_PROPERTIES = ("class", "layers", "activations", "connections", "outputs of the readout", "precision", "device")
+_PROPERTIES = (
+    "class",
+    "layers",
+    "activations",
+    "connections",
+    "outputs of the readout",
+    "precision",
+    "device",
+    "frozen parameters",
+)
 
 
 def _properties(network: GraphNetwork) -> tuple[Any, ...]:
@@ -231,7 +245,14 @@ def _properties(network: GraphNetwork) -> tuple[Any, ...]:
         None if network.readout is None else network.readout.out_features,
         like.dtype,
         like.device,
+        [name for name, p in network.named_parameters() if not p.requires_grad],
     )
+
+
+def _freeze_as(network: nn.Module, other: nn.Module) -> None:
+    """The same parameters are frozen (``requires_grad`` False) as in ``other``."""
+    for name, p in network.named_parameters():
+        p.requires_grad_(other.get_parameter(name).requires_grad)
 
 
 def _stacked(parts: Sequence[Tensor]) -> Tensor:

@@ -34,6 +34,8 @@ class MemberConnections(DenseConnection):
         return (head * torch.matmul(tail, self.operand(back=False).mT)).sum(-1)
 
     def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
+        if not self.weight.requires_grad:
+            return
         if self.pairs is not None:
             self.pairs.append((tail, head))
         elif self.weight.grad is None:

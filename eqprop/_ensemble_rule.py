@@ -183,12 +183,13 @@ class EnsembleRule:
 
     def _add_readout_gradient(self, network: Ensemble, sample: Sample, state: State, weight: float) -> None:
         readout = network.readout
-        if not isinstance(readout, MemberReadouts) or not readout.weight.requires_grad:
+        if not isinstance(readout, MemberReadouts) or not any(p.requires_grad for p in readout.parameters()):
             return
         force = self.loss_function.gradient(sample.output, sample.target) * weight
         both = ((readout.weight, torch.bmm(force.mT, state[-1])), (readout.bias, force.sum(1, keepdim=True)))
         for parameter, gradient in both:
-            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            if parameter.requires_grad:
+                parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def require_alike(rules: Sequence[EquilibriumPropagation]) -> EquilibriumPropagation:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eqprop._complex import ComplexCostNudge, ComplexSystem
-from eqprop._contours import Contour, Turn, contour
+from eqprop._contours import CONTOURS, Contour, Turn, contour
 from eqprop._costs import SquaredError
 from eqprop._errors import ConfigError
 from eqprop._linear_response import LinearResponse
@@ -62,14 +62,16 @@ class EquilibriumPropagation(PhasedRule):
         contour: ``"centred"``, ``"one-sided"``, ``"random-sign"``, ``"alternating-sign"`` or ``"cauchy"``, see
             ``eqprop.contour``; or ``"derivative"``, the exact ``ds/dbeta`` at 0 by ``nudged`` sweeps of the linearised
             dynamics (the limit of infinitely many points).
-        points: ``N`` of the Cauchy contour (holomorphic EP).
+        points: ``N`` of the Cauchy contour (holomorphic EP); nothing to the others, whose one or two nudges are fixed.
         order: of the nudged phases of a centred contour, which matters where a substrate drifts from one to the next:
             ``"forward"`` (``beta``, then ``-beta``), ``"reversed"``, or ``"alternating"``, the one and the other from
             step to step, so that the bias of a steady drift changes sign.
         readout: ``"contrast"`` or ``"tangent"``.
         correction: None, or ``"asymep"``: nudged phases relax with the transposed Jacobian around the free state,
-            ``s <- rho(inputs(s) - (H - H^T)(s - s_0) + force)``, whose response is the true adjoint whatever the
-            asymmetry; with the Cauchy contour the gradient of an untied network is exact at a finite nudge.
+            ``s <- rho(inputs(s_0) + H^T (s - s_0) + force)``, whose response is the true adjoint whatever the
+            asymmetry; with the Cauchy contour the gradient of an untied network is exact at a finite nudge. Where
+            inputs are affine (dense connections, average or no pooling) this is the published ``s <- rho(inputs(s) -
+            (H - H^T)(s - s_0) + force)``; elsewhere it is to first order in ``s - s_0``.
         nudged: when a nudged phase ends.
         nudged_solver: solver of the nudged phases; None for that of the free phase.
         exclude_unconverged: leave samples out of the gradient whose free or nudged phase did not converge.
@@ -93,6 +95,7 @@ class EquilibriumPropagation(PhasedRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        lookup("contour", self.contour, dict.fromkeys((*CONTOURS, "derivative")))
         lookup("readout", self.readout, {"contrast": None, "tangent": None})
         if self.correction is not None:
             lookup("correction", self.correction, {"asymep": None})

@@ -222,6 +222,8 @@ class GraphNetwork(Network):
     def _add_bias_gradient(self, direction: State) -> None:
         for name, d, shape in zip(self.names, direction, self.shapes, strict=True):
             bias = self.biases[name]
+            if not bias.requires_grad:
+                continue
             g = d.sum(-len(shape) - 1)
             g = g.sum((-2, -1), keepdim=True) if len(shape) == 3 else g  # one a channel
             bias.grad = g if bias.grad is None else bias.grad.add_(g)

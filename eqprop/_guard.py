@@ -10,6 +10,12 @@ from typing import Any
 from eqprop._errors import ConfigError
 from eqprop._monitor import LayerSamples
 
+NOTHING_COUNTED = "no sample's phases converged"  # how a reason begins for which MORE_SWEEPS is the advice
+MORE_SWEEPS = (
+    "Allow more sweeps in free=/nudged=, a smaller beta, or exclude_unconverged=False; where samples converged at "
+    "first, a smaller learning rate."
+)
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -77,6 +83,10 @@ class Watch:
         needed = max(self.guard.chance_after_steps, steps_per_epoch)
         while len(self.records) > 2 and sum(r[0] for r in self.records[1:]) >= needed:
             del self.records[0]
+        silent = self._silent_steps()
+        # one batch that is lost is no failure, unless it is all there is
+        if silent >= min(self.guard.check_every, steps_per_epoch):
+            return f"{NOTHING_COUNTED} in the last {silent:.0f} steps, so that nothing was learned from them"
         error = sum(r[3] for r in self.records) / max(sum(r[1] for r in self.records), 1)
         taken = sum(r[0] for r in self.records)
         if layers.samples >= self.guard.min_samples:
@@ -114,6 +124,15 @@ class Watch:
                     f"and the training error is {error:.1%}"
                 )
         return None
+
+    def _silent_steps(self) -> float:
+        """Newest steps of which no sample counted."""
+        steps = 0.0
+        for record in reversed(self.records):
+            if record[1]:
+                break
+            steps += record[0]
+        return steps
 
     @staticmethod
     def _mean_loss(records: list[list[float]]) -> float:

@@ -14,8 +14,9 @@ layers joined by ``W`` (forwards) and ``B`` (back), ``S`` in activation coordina
 weight moves at ``lambda (W - B^T)``, and their difference decays at the rate ``2 lambda``, whatever the size of the
 network. Of convolutions ``S`` is ``||C_(W-B)||_F^2``, the same with each weight counted as often as an image uses it.
 The published coefficient ``c`` multiplies ``S / n`` with ``n`` the number of moving units: ``lambda = 2 c / n``. On a
-loop without reciprocal connections ``S`` in activation coordinates is ``sum ||W||^2``: plain weight decay at rate
-``lambda``.
+loop without reciprocal or self connections ``tr(M^2) = 0`` and ``S = ||M||_F^2``: in activation coordinates ``sum
+||W||^2``, plain weight decay at rate ``lambda``; in membrane coordinates ``sum_ij W_ij^2 <d_j^2>``, a weight decay too,
+each weight at the mean squared slope of the unit that it comes from.
 
 Source: Laborieux & Zenke 2024, Eq. 12 (first form, with probes); the second form is never negative and varies less.
 """
@@ -34,6 +35,7 @@ from eqprop._graph import GraphNetwork
 from eqprop._homeostatic_loss import NO_CLOSED_FORM, HomeostaticLoss, exact_loss, has_closed_form
 from eqprop._names import lookup
 from eqprop._network import Drive, Network, State, add_gradient_of
+from eqprop._numbers import is_number, is_whole
 from eqprop._phases import cleared
 from eqprop._rule import RuleStep
 from eqprop._share import drawn
@@ -49,6 +51,9 @@ _TOGETHER = 2**24  # numbers in the probes that share a graph: some 64 MB, which
 class JacobianHomeostasis:
     """Adds the gradient of ``lambda/2 S`` to that of a rule; see the module for ``S``.
 
+    On a loop without reciprocal or self connections both versions are weight decay, for ``tr(M^2) = 0``; the membrane
+    one weighs each weight with the mean squared slope of the unit that it comes from.
+
     Args:
         coefficient: ``lambda``, or the published ``c`` where ``per="unit"``.
         coordinates: ``"activation"`` or ``"membrane"``.
@@ -56,8 +61,7 @@ class JacobianHomeostasis:
             convolutions with average or no pooling), batch mean, no probes; ``"symmetric"``, ``1/2 ||M e - M^T e||^2``,
             and ``"published"``, ``||M e||^2 - e^T M^2 e``, by probes on any network; ``"auto"``, exact where there is a
             closed form, else symmetric.
-        terms: ``"both"``, ``"norm"`` (first term alone) or ``"symmetry"`` (second term alone), for ablation; the
-            symmetric estimator has no separate terms.
+        terms: ``"both"``, ``"norm"`` (first term alone) or ``"symmetry"`` (second term alone), for ablation.
         probes: probe vectors a sample.
         distribution: ``"gaussian"`` or ``"rademacher"``.
         layerwise: every probe lives on one layer, all layers in turn, so that each layer only compares what its own
@@ -88,12 +92,16 @@ class JacobianHomeostasis:
             lookup(what, getattr(self, what), table)
         lookup("distribution", self.distribution, _PROBES)
         lookup("per", self.per, {"weight": None, "unit": None})
-        if not (math.isfinite(self.coefficient) and self.coefficient >= 0.0):
-            raise ConfigError(f"coefficient: got {self.coefficient}, needed a finite number from 0 on")
-        if self.probes < 1 or self.every < 1:
-            raise ConfigError(f"probes and every: got {self.probes} and {self.every}, needed at least 1 of each")
-        if self.estimator == "symmetric" and self.terms != "both":
-            raise ConfigError("terms: the symmetric estimator has no separate terms; write estimator='published'")
+        if not is_number(self.coefficient) or self.coefficient < 0.0:
+            raise ConfigError(
+                f"coefficient: got {self.coefficient!r}, needed a finite number from 0 on; write "
+                "JacobianHomeostasis(0.01)"
+            )
+        for name in ("probes", "every"):
+            if not is_whole(getattr(self, name), 1):
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, needed a whole number of at least 1")
+        if not is_whole(self.seed, 0):
+            raise ConfigError(f"seed: got {self.seed!r}, needed a whole number from 0 on; write seed=0")
         if self.layerwise and self.estimator == "exact":
             raise ConfigError("layerwise: the exact form draws no probes; write estimator='symmetric'")
         self._state.generator.manual_seed(self.seed)
@@ -159,7 +167,7 @@ class JacobianHomeostasis:
             return self.estimator
         if not self.layerwise and has_closed_form(network, self.coordinates):
             return "exact"
-        return "symmetric" if self.terms == "both" else "published"  # the symmetric one has no separate terms
+        return "symmetric"
 
     def _slopes(self, network: Network, state: State, drive: Drive) -> State | None:
         if self.coordinates == "activation":
@@ -215,15 +223,19 @@ class _State:
 def _terms(
     network: Network, state: State, drive: Drive, slopes: State | None, probe: State, *, symmetric: bool
 ) -> tuple[Tensor, Tensor]:
-    """Sums over samples of ``||M e||^2`` and ``-e^T M^2 e``; or of ``1/2 ||M e - M^T e||^2`` and 0."""
+    """Sums over samples of ``||M e||^2`` and ``-e^T M^2 e``; the first, in expectation the same, from both of ``M e``
+    and ``M^T e`` where symmetric: ``1/2 (||M e||^2 + ||M^T e||^2)``, with the sum ``1/2 ||M e - M^T e||^2``."""
     scaled = probe if slopes is None else _product(slopes, probe)
     forth = network.jvp_inputs(state, scaled, drive)
     back = network.vjp_inputs(state, probe, drive)
     back = back if slopes is None else _product(slopes, back)
-    if symmetric:
-        return _dot(_minus(forth, back), _minus(forth, back)) / 2, forth[0].new_zeros(())
     # e^T M^2 e = (M^T e) . (M e): no second Jacobian product
-    return _dot(forth, forth), -_dot(back, forth)
+    symmetry = -_dot(back, forth)
+    if not symmetric:
+        return _dot(forth, forth), symmetry
+    difference = _minus(forth, back)
+    # as the total less the second term, so that rounding makes neither the sum negative nor its gradient inexact
+    return _dot(difference, difference) / 2 - symmetry, symmetry
 
 
 def _on_layer(state: State, only: int) -> State:

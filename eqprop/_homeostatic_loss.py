@@ -66,8 +66,8 @@ def exact_loss(network: GraphNetwork, slopes: State | None, rate: float, terms: 
                 mixed = other * _products(slopes[post], slopes[pre], transposed)
             symmetry = symmetry - (w * mixed).sum()
             gradient = gradient - terms[1] * mixed
-        if rate != 0.0:
-            weight = connection.weight
+        weight = connection.weight
+        if rate != 0.0 and weight.requires_grad:
             weight.grad = rate * gradient if weight.grad is None else weight.grad.add_(gradient, alpha=rate)
     return HomeostaticLoss(norm, symmetry)
 

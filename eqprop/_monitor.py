@@ -20,8 +20,10 @@ class StepTotals:
     """Sums over the steps of an epoch, on the device; only `read` waits for it.
 
     A step writes its loss, predictions, residuals, sweeps and statuses into the next row of small buffers; every 16
-    steps the rows are reduced into float64 sums. With several workers each sums what it has of the joint batches; what
-    `read`, `metrics` and `state_dict` give is the sum over all, which call them together.
+    steps the rows are reduced into float64 sums. A batch of which no sample entered the gradient (``counted``) has no
+    loss: it is left out of loss, error and the samples that both are means over. With several workers each sums what it
+    has of the joint batches; what `read`, `metrics` and `state_dict` give is the sum over all, which call them
+    together.
     """
 
     # the first three are what `peek` reads
@@ -127,9 +129,12 @@ class StepTotals:
         zero = self._sums.new_zeros(())
         batch = rows["guess"].shape[1]
         parts = dict.fromkeys(self._NAMES, zero)
-        parts["samples"] = zero + samples
-        parts["loss"] = rows["loss"].sum(dtype=self._sums.dtype) * batch
-        parts["wrong"] = (rows["guess"] != rows["label"]).sum()
+        heard = torch.ones_like(rows["loss"], dtype=torch.bool)
+        if "counted" in rows:  # of a joint batch another process may have found a loss
+            heard = rows["counted"].any(1) | ~torch.isnan(rows["loss"])
+        parts["samples"] = heard.sum() * batch
+        parts["loss"] = rows["loss"].where(heard, 0.0).sum(dtype=self._sums.dtype) * batch
+        parts["wrong"] = ((rows["guess"] != rows["label"]) & heard[:, None]).sum()
         if "residual" in rows:
             parts["relaxed"] = zero + samples
             lost = rows["status"] != self._converged

@@ -467,6 +467,8 @@ class Network(System, nn.Module):
 def add_gradient_of(total: Tensor, module: nn.Module) -> None:
     """``.grad += d total / d theta`` for the parameters of ``module`` that ``total`` depends on."""
     parameters = [p for p in module.parameters() if p.requires_grad]
+    if not parameters or not total.requires_grad:
+        return
     gradients = torch.autograd.grad(total, parameters, allow_unused=True)
     for p, g in zip(parameters, gradients, strict=True):
         if g is not None:

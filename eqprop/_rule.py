@@ -101,6 +101,8 @@ class Rule:
         free: when the free phase ends, ``Stop(...)`` or ``Sweeps(n)``.
         products: precision of the matrix products in the free phase, as ``"bfloat16"``; None for full.
         regularisers: change the gradient after the rule has given it, in their order, as ``JacobianHomeostasis(0.01)``.
+            ``dataclasses.replace(rule, ...)`` makes a rule with the very same objects, which share their state (the
+            draws of probes, the count of steps).
         cuda_graph: replay blocks of sweeps as CUDA graphs, see ``eqprop.CudaGraphs``; only on CUDA.
 
     Raises:
@@ -265,12 +267,13 @@ def add_readout_gradient(network: Network, cost: Cost, sample: Sample, state: St
     Args:
         weight: of each sample, ``[batch]``.
     """
-    if network.readout is None or not network.readout.weight.requires_grad:
+    if network.readout is None or not any(p.requires_grad for p in network.readout.parameters()):
         return
     force = cost.gradient(sample.output, sample.target) * weight[:, None]
     flat = state[-1].flatten(1)
     for parameter, gradient in ((network.readout.weight, force.mT @ flat), (network.readout.bias, force.sum(0))):
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        if parameter.requires_grad:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def loss_gradient(network: Network, cost: Cost, sample: Sample, state: State) -> Tensor:

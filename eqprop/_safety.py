@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from eqprop._contours import contour
 from eqprop._ep import Equilibria, EquilibriumPropagation
 from eqprop._errors import ConfigError
 from eqprop._network import Network, Phase, State
+from eqprop._numbers import is_number, is_whole
 from eqprop._rule import Rule, converged_everywhere
 from eqprop._solution import Solution
 
@@ -113,6 +114,8 @@ def choose_contour(
     but what all phases lack alike, because they stop at a loose tolerance, none of them shows: up to about
     ``residual / (|beta| |response|)``.
 
+    The rule that is chosen, where it is another one, has the very regularisers of ``rule`` and shares their state.
+
     Args:
         network, rule, x, y: as of ``rule.backward``; a batch like those to come. ``.grad`` is left alone.
         betas: nudges to try; None for ``rule.beta`` and its halves down to 1/128.
@@ -132,8 +135,18 @@ def choose_contour(
             f"choose_contour: {what} has no nudge to choose; needed EquilibriumPropagation with contour='centred', "
             "'cauchy', 'one-sided', 'random-sign' or 'alternating-sign'"
         )
-    if not 0.0 < tolerance < math.inf:
-        raise ConfigError(f"tolerance: got {tolerance}, needed a positive number, as tolerance=0.05")
+    if not is_number(tolerance) or tolerance <= 0.0:
+        raise ConfigError(f"tolerance: got {tolerance!r}, needed a positive number, as tolerance=0.05")
+    if not is_number(max_unconverged) or not 0.0 <= max_unconverged <= 1.0:
+        raise ConfigError(f"max_unconverged: got {max_unconverged!r}, needed a share from 0 to 1, as 0.01")
+    if not is_whole(max_points, 1):
+        raise ConfigError(f"max_points: got {max_points!r}, needed a whole number from 1 on, as max_points=16")
+    if betas is not None and (isinstance(betas, str) or not isinstance(betas, Iterable)):
+        raise ConfigError(f"betas: got {betas!r}, needed several nudges, as betas=(0.5, 0.2, 0.1)")
+    betas = None if betas is None else list(betas)
+    for beta in betas or ():
+        if not is_number(beta):
+            raise ConfigError(f"betas: got {beta!r} among them, needed finite nudges, as betas=(0.5, 0.2, 0.1)")
     nudges = [rule.beta * 0.5**k for k in range(8)] if betas is None else sorted(betas, key=abs, reverse=True)
     if not nudges:
         raise ConfigError("betas: got none, needed at least one, as betas=(0.5, 0.2, 0.1)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +10,7 @@ import torch
 from eqprop._directed import DirectedNetwork, ReciprocalPair
 from eqprop._errors import ConfigError
 from eqprop._network import Network
+from eqprop._numbers import is_number
 from eqprop._rule import RuleStep
 
 
@@ -20,7 +20,10 @@ class KolenPollack:
 
     For a pair ``W``, ``B``: both get ``(g_W + g_B^T) / 2``, and every such weight the gradient ``decay * W``; under
     plain SGD ``W - B^T`` shrinks by ``1 - lr * decay`` a step, when both learn at one rate. With ``decay = 0`` and
-    weights that start tied (``tie_weights``) they stay tied.
+    weights that start tied (``tie_weights``) they stay tied. The decay is part of the gradient, which Adam normalises:
+    under it ``decay`` sets no rate, only how much of a step goes into the decay. There write ``decay=0`` and
+    ``torch.optim.AdamW(..., weight_decay=...)``: equal gradients make equal steps, and the difference shrinks by ``1 -
+    lr * weight_decay``.
 
     Source: Kolen & Pollack 1994; in EP Laborieux et al. 2021, Sec. 2.4.
 
@@ -34,14 +37,20 @@ class KolenPollack:
     shares_gradients: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.decay) and self.decay >= 0.0):
-            raise ConfigError(f"decay: got {self.decay}, needed a finite number from 0 on")
+        if not is_number(self.decay) or self.decay < 0.0:
+            raise ConfigError(f"decay: got {self.decay!r}, needed a finite number from 0 on; write KolenPollack(1e-3)")
 
     @torch.no_grad()
     def add_gradient(self, network: Network, step: RuleStep) -> None:
         """Make the gradients of each reciprocal pair equal, and add the decay."""
         for pair in _pairs(network, "KolenPollack"):
             w, b = pair.forward.weight, pair.backward.weight
+            if not (w.requires_grad and b.requires_grad):
+                raise ConfigError(
+                    "KolenPollack: got a pair of weights of which one is frozen (requires_grad is False), needed two "
+                    "that learn; write weight.requires_grad_(True), or leave KolenPollack out: with a frozen one the "
+                    "difference cannot decay by shared gradients"
+                )
             if w.grad is None or b.grad is None:
                 raise ConfigError(
                     "KolenPollack: got a pair of weights of which one has no gradient; use a rule that gives both "
@@ -73,6 +82,7 @@ def _pairs(network: Network, what: str) -> list[ReciprocalPair]:
     if not pairs:
         raise ConfigError(
             f"{what}: got a {type(network).__name__} without reciprocal pairs of weights, needed a DirectedNetwork "
-            "with feedback, as DirectedNetwork.mlp makes"
+            "with feedback, as DirectedNetwork.mlp makes; on a loop, where no weight has a partner, write "
+            "JacobianHomeostasis(0.01)"
         )
     return pairs

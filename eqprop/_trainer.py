@@ -18,7 +18,7 @@ from eqprop._callbacks import Callback, Figures
 from eqprop._distributed import WorkerLost, Workers
 from eqprop._errors import ConfigError, DataError, TrainingError
 from eqprop._evaluate import evaluate as default_evaluate
-from eqprop._guard import Guard, Watch
+from eqprop._guard import MORE_SWEEPS, NOTHING_COUNTED, Guard, Watch
 from eqprop._history import History
 from eqprop._monitor import LayerSamples, StepTotals
 from eqprop._progress import Progress
@@ -293,15 +293,19 @@ class Trainer:
             return
         reason = self.watch.look(self.step_in_epoch, self.totals.read(), self.layers, self.steps_per_epoch)
         if reason is not None:
-            self._fail(reason)
+            self._fail(reason, MORE_SWEEPS if reason.startswith(NOTHING_COUNTED) else None)
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, reason: str, advice: str | None = None) -> None:
         rates = ", ".join(f"{group['lr']:g}" for group in self.optimizer.param_groups)
         lower = ", ".join(f"{group['lr'] / 10:g}" for group in self.optimizer.param_groups)
+        if advice is None:
+            advice = (
+                f"The learning rate is most likely too high: it is {rates}; try a tenth, {lower}. Otherwise look at "
+                "the initial weights (gain) and the nudge (beta)."
+            )
         text = (
-            f"Training stopped in epoch {self.epoch + 1}, step {self.step}: {reason}. The learning rate is most "
-            f"likely too high: it is {rates}; try a tenth, {lower}. Otherwise look at the initial weights (gain) and "
-            "the nudge (beta). To let such a run go on, write guard=None (--no-guard)."
+            f"Training stopped in epoch {self.epoch + 1}, step {self.step}: {reason}. {advice} To let such a run go "
+            "on, write guard=None (--no-guard)."
         )
         if self.run is not None and self.run.checkpoints.newest() is not None:
             text += f" The last checkpoint before this is kept in {self.run.folder}."
@@ -337,7 +341,9 @@ class Trainer:
         if self.run is None:
             return
         finite = all(torch.isfinite(p).all() for p in self.network.parameters())
-        if self.guard is not None and not (finite and math.isfinite(float(step.loss))):
+        counted = getattr(step, "counted", None)
+        counts = counted is None or bool(counted.any())  # of a batch that does not, the loss is NaN
+        if self.guard is not None and not (finite and (not counts or math.isfinite(float(step.loss)))):
             self._fail("the loss or the weights are not finite (NaN or infinity)")
         self.run.write_checkpoint(capture(self))
 

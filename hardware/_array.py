@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +34,7 @@ class Array(HeldCells):
 
     Attributes:
         noisy_inputs: whether read noise is left to the signals that the array makes of clamped inputs, see
-            ``input_variance``; what acts is then the mean.
+            ``input_variances``; what acts is then the mean.
         twin: an array like this one with cells of its own, which acts in its place in nudged phases; or None.
     """
 
@@ -77,10 +78,10 @@ class Array(HeldCells):
         """The array that acts in this phase: itself, or its twin."""
         return self if self.twin is None or self._moment.phase == 0 else self.twin
 
-    def follow(self, weight: Tensor) -> bool:
+    def follow(self, weight: Tensor, lasts: int = 0) -> bool:
         """Write what changed since the last look, to the twin too; returns whether cells were written."""
-        written = super().follow(weight)
-        return written if self.twin is None else self.twin.follow(weight) or written
+        written = super().follow(weight, lasts)
+        return written if self.twin is None else self.twin.follow(weight, lasts) or written
 
     # -- what acts -----------------------------------------------------------------------------------------------------
 
@@ -94,24 +95,31 @@ class Array(HeldCells):
         gained: Tensor = self._kept(f"gained{back}", (acting,), lambda: acting * gain)
         return gained
 
-    def input_variance(self) -> Tensor:
-        """Variance of what acts on the way there, ``[heads, tails]``: read noise that was left to the signals."""
+    def input_variances(self) -> dict[str, Tensor]:
+        """Variance of what acts on the way there, ``[heads, tails]``: read noise that was left to the signals, what
+        phases share of it under ``"sample"`` and what they do not under ``"phase"``."""
         if self.now is not self:
-            return self.now.input_variance()
+            return self.now.input_variances()
         if self.layout is None or self.device.reading is None:
             raise ConfigError(f"connection {self.key}: got no read noise, needed CellArray(read_noise=True)")
         noise, gain = self.device.reading, self._ahead
         variance, factors = self._read_moments(noise)[1], self.fluctuations.factors(self._write, self.conductance)
 
-        def made() -> Tensor:
-            v = variance
+        def made(share: float | Tensor) -> Tensor:
+            each = isinstance(share, Tensor)
+            v = variance * share if each else variance
             for f in factors:
                 v = v * f * f
-            v = v.sum(0).mul_(1 / self.scale**2)
+            v = v.sum(0).mul_((1 if each else share) / self.scale**2)
             return v if gain is None else v * gain * gain
 
-        result: Tensor = self._kept("input variance", (variance, *factors), made)
-        return result
+        rho = self._correlation(noise)
+        shares: dict[str, float | Tensor] = {"sample": rho, "phase": 1.0 - rho}
+        return {
+            scope: self._kept(f"input variance {scope}", (variance, rho, *factors), partial(made, share))
+            for scope, share in shares.items()
+            if isinstance(share, Tensor) or share > 0.0
+        }
 
     def _acting(self, weight: Tensor) -> Tensor:
         if self.layout is None:
@@ -168,8 +176,8 @@ class Array(HeldCells):
         touched = self.touched_since(kept[0][0]) if kept is not None and kept[0][1] == at else None
 
         def aged() -> Tensor:
-            if kept is not None and touched is not None and len(touched) == 1 and touched[0] is not None:
-                return _replaced(kept[1], touched[0], written)
+            if kept is not None and touched is not None:
+                return _replaced(kept[1], touched, written)
             coefficient = made.drift_coefficient(written, self._cells_normal)
             moved = made.drifted(written, coefficient, oldest if youngest == oldest else self.age_of_each(at))
             return torch.where(self._cells_stuck, written, moved) if self._has_stuck else moved
@@ -201,20 +209,37 @@ class Array(HeldCells):
 
     def _read_std(self, noise: ReadNoise, g: Tensor) -> tuple[Tensor, float | Tensor]:
         """Standard deviation of a read in two factors: one that a write decides, ``[cells, ...]``, and its growth."""
-        made = self.device
         strength = self._strength(noise)
         unit: Tensor = strength
         if noise.relative:
             unit = self._kept("unit", (strength, g), lambda: strength * g)
+        return unit, self._growth(noise)
+
+    def _correlation(self, noise: ReadNoise) -> float | Tensor:
+        """Of the read noise of two phases; of cells whose ages differ, one each, ``[cells, ...]``."""
+        layout = self.layout
+        if layout is None or layout.read_scope != "phase":
+            return 1.0
+        if layout.read_correlation is not None:
+            return layout.read_correlation
+        growth, seconds = self._growth(noise), 1e-9 * self._moment.phase_time
+        if not isinstance(growth, Tensor):
+            return noise.correlation(growth, seconds)
+        each: Tensor = self._kept("correlation", (growth,), lambda: noise.correlation(growth, seconds))
+        return each
+
+    def _growth(self, noise: ReadNoise) -> float | Tensor:
+        """Of the noise since the last write: one for all cells, or one each."""
+        made = self.device
         if noise.t_read_seconds is None:
-            return unit, 1.0
+            return 1.0
         at = self._looked_at()
         least, most = (float(noise.growth(t + made.first_read_seconds)) for t in self.ages(at))
         if most - least <= 1e-3 * most:  # the strength of a noise need not be known better
-            return unit, most
+            return most
         make = lambda: noise.growth(self.age_of_each(at) + made.first_read_seconds)  # noqa: E731
         growth: Tensor = self._kept("growth", (self._write, at), make)
-        return unit, growth
+        return growth
 
     def _strength(self, noise: ReadNoise) -> Tensor:
         made, kept = self.device, self._kept.last("strength")
@@ -226,12 +251,10 @@ class Array(HeldCells):
             return q if noise.relative else q.mul_(made.g_max_siemens)
 
         def anew() -> Tensor:
-            if kept is not None and touched is not None and len(touched) == 1:
-                numbers = touched[0]
-                if numbers is not None and numbers.dtype == torch.int64:
-                    few = strength(self.conductance.view(-1).index_select(0, numbers))
-                    return kept[1].view(-1).index_copy(0, numbers, few).view_as(kept[1])
-            return strength(self.conductance)
+            if kept is None or touched is None or touched.dtype != torch.int64:
+                return strength(self.conductance)
+            few = strength(self.conductance.view(-1).index_select(0, touched))
+            return kept[1].view(-1).index_copy(0, touched, few).view_as(kept[1])
 
         result: Tensor = self._kept("strength", (self._write,), anew)
         return result
@@ -242,7 +265,7 @@ class Array(HeldCells):
         if layout is None:
             return g
         unit, growth = self._read_std(noise, g)
-        draws = self._draws("read", layout.read_scope, layout.read_correlation, self._write, g)
+        draws = self._draws("read", layout.read_scope, self._correlation(noise), self._write, g)
 
         def read() -> Tensor:
             seen = torch.addcmul(g, unit * growth, mixed(draws))

@@ -13,7 +13,9 @@ from eqprop._names import lookup
 from hardware._converters import _require_bits, quantised
 from hardware._device_checks import require_number, require_whole
 from hardware._device_table import device as device_named
+from hardware._devices import _PARTS as _DEVICE_PARTS
 from hardware._devices import Device
+from hardware._json import from_spec, to_spec
 from hardware._mapping import Mapping, Single
 from hardware._printed import Printed
 from hardware._pulsed_cells import PulsedCells
@@ -84,6 +86,23 @@ class Auxiliary(Printed):
             _require_bits("Auxiliary.adc_bits", self.adc_bits)
         if self.device is not None:
             require_two_ways(device_named(self.device))
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-serialisable description."""
+        described: dict[str, Any] = to_spec(self)
+        return described
+
+    @staticmethod
+    def from_spec(spec: dict[str, Any]) -> Auxiliary:
+        """The settings that ``spec`` described.
+
+        Raises:
+            ConfigError: an unknown field, or values that are refused.
+        """
+        return from_spec(spec, Auxiliary, _PARTS)
+
+
+_PARTS: dict[str, type] = _DEVICE_PARTS | {"Auxiliary": Auxiliary}
 
 
 def require_two_ways(device: Device) -> None:

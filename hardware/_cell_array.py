@@ -33,13 +33,17 @@ class CellArray(Printed):
             a parameter, for networks whose parameters are conductances (``ResistiveNetwork``): ``g = W`` in siemens,
             clipped to the range of the device.
         weight_range: ``w_max`` of all connections; None for ``headroom`` times the largest initial weight of each.
-        headroom: room for weights to grow; those beyond ``w_max`` are clipped.
+        headroom: room for weights to grow, not beside ``weight_range``; those beyond ``w_max`` are clipped.
         g_min_siemens, g_max_siemens: another range than the device's; all its noise goes along.
         levels: targets that a write can have, or None for those of the device.
-        programming, drift, read_noise: whether the device's own take part.
-        read_scope: when read noise is drawn: ``"phase"`` (each relaxation afresh, the slow part of the noise apart),
-            ``"sample"`` (one for all phases of a pass), ``"write"`` or ``"chip"``.
-        read_correlation: of scope ``"phase"``, between the phases of a pass, 0 to 1.
+        programming, drift, read_noise: whether the device's own take part. Closed-loop writes of a device whose pulses
+            have write noise end with that (``programming``), as each touch of its cells does.
+        read_scope: when read noise is drawn: ``"phase"`` (in each relaxation, see ``read_correlation``), ``"sample"``
+            (one for all phases of a pass), ``"write"`` or ``"chip"``; a number a cell, which all samples of a batch
+            meet (but see ``input_noise``).
+        read_correlation: of scope ``"phase"``, between the phases of a pass, 0 to 1. None for that of the noise: of
+            accumulated 1/f noise two phases share what is slower than a phase, ``ReadNoise.correlation`` of
+            ``Timing.phase_seconds``; other noise is drawn afresh, 0. Every pass draws both parts anew.
         input_noise: where read noise of scope ``"sample"`` or ``"phase"`` is drawn in dense connections from the
             clamped input. ``"signals"``: a number a unit and sample with the mean and variance that noise of all cells
             gives the unit's input, so that every sample sees its own noise, as samples do that come one after another;
@@ -65,7 +69,7 @@ class CellArray(Printed):
     drift: bool = True
     read_noise: bool = True
     read_scope: str = "phase"
-    read_correlation: float = 0.0
+    read_correlation: float | None = None
     input_noise: str = "signals"
     stuck_share: float | None = None
     wire_ohms: float = 0.0
@@ -75,11 +79,17 @@ class CellArray(Printed):
         require_flags(self, "programming", "drift", "read_noise")
         if self.weight_range is not None:
             require_number("CellArray.weight_range", self.weight_range, above=0.0)
+            if self.headroom != 2.0:
+                raise ConfigError(
+                    f"CellArray: got headroom={self.headroom!r} beside weight_range={self.weight_range!r}, which alone "
+                    "decides; write one of the two"
+                )
         require_number("CellArray.headroom", self.headroom, above=0.0)
         require_scope("CellArray.read_scope", self.read_scope, ("chip", "write", "sample", "phase"))
         lookup("CellArray.input_noise", self.input_noise, {"signals": None, "cells": None})
         most = 1.0 if self.read_scope == "phase" else 0.0
-        require_number("CellArray.read_correlation", self.read_correlation, least=0.0, most=most)
+        if self.read_correlation is not None:
+            require_number("CellArray.read_correlation", self.read_correlation, least=0.0, most=most)
         require_number("CellArray.wire_ohms", self.wire_ohms, least=0.0)
         if self.stuck_share is not None:
             require_number("CellArray.stuck_share", self.stuck_share, least=0.0, most=1.0)
@@ -98,12 +108,16 @@ class CellArray(Printed):
         if self.g_min_siemens is not None or self.g_max_siemens is not None:
             low = made.g_min_siemens if self.g_min_siemens is None else self.g_min_siemens
             made = made.rescaled(low, made.g_max_siemens if self.g_max_siemens is None else self.g_max_siemens)
+        pulses = made.pulses
+        if self.stuck_share is not None and pulses is not None:
+            pulses = replace(pulses, stuck_share=0.0)  # those of the array take their place
         return replace(
             made,
             levels=made.levels if self.levels is None else self.levels,
             programming=made.programming if self.programming else None,
             ageing=made.ageing if self.drift else None,
             reading=made.reading if self.read_noise else None,
+            pulses=pulses,
         )
 
     @property
@@ -112,7 +126,7 @@ class CellArray(Printed):
         made = self.resolved()
         if made.reading is None:
             return made.ageing is not None
-        fresh = self.read_scope == "phase" and self.read_correlation < 1.0
+        fresh = self.read_scope == "phase" and self.read_correlation != 1.0
         return fresh or made.ageing is not None or made.reading.t_read_seconds is not None  # noise that grows
 
     def check_temperature(self, kelvin: float) -> None:

@@ -17,6 +17,7 @@ from eqprop._network import AdjointDynamics, Bath, Cache, Drive, Network, State,
 from eqprop._nudge import CostNudge
 from hardware._array import Array, Moment, OnChip
 from hardware._chip_state import packed, unpack
+from hardware._device_checks import is_number
 from hardware._input_noise import InputNoise, Source, leaves_noise_to_signals
 from hardware._mixing import Mixin, mixed_class
 from hardware._nudge_source import NudgeSource, SourcedComplexNudge, SourcedNudge, clamp
@@ -58,7 +59,8 @@ class Chip(Mixin, Network):
     streams: Streams
 
     def _fabricate(self, substrate: Substrate, seed: int) -> None:
-        self.substrate, self.seed, self.streams = substrate, seed, Streams(seed)
+        self.substrate, self.streams = substrate, Streams(seed)
+        self.seed = self.streams.seed
         self._moment = Moment(phase_time=round(substrate.timing.phase_seconds * 1e9))
         self._fresh = True
         self._keys: Tensor | None = None
@@ -79,6 +81,8 @@ class Chip(Mixin, Network):
         self._conversions = 0
         self.stacks_phases = self.stacks_phases and not substrate.changes_between_phases
         like = next(self.parameters())
+        # changes of weights that a write path cut
+        self.register_buffer("_limited", torch.zeros((), dtype=torch.int64, device=like.device), persistent=False)
         with torch.no_grad():
             self._thermal = 0.0 if substrate.thermal is None else substrate.thermal.std_at(substrate.temperature_kelvin)
             if substrate.nudge is not None:
@@ -126,8 +130,8 @@ class Chip(Mixin, Network):
             connection = self.connection(edge.key)
             if edge.tail == -1 and isinstance(connection, OnChip) and leaves_noise_to_signals(layout, connection):
                 sources.append(Source(edge.head, connection.array, connection.weight))
-        if sources and layout is not None:
-            self._input_noise = InputNoise(sources, layout, self.streams, self._moment)
+        if sources:
+            self._input_noise = InputNoise(sources, self.streams, self._moment)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -147,11 +151,12 @@ class Chip(Mixin, Network):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Writes and pulses of single cells, and weights that a write clipped, over all arrays so far."""
+        """Over all arrays so far: writes and pulses of single cells, weights that a write clipped, and changes of
+        weights that a write path limited to ``max_pulses``."""
         names = ("writes", "pulses", "clipped")
         held = [b for a in self.arrays.values() if a.layout is not None for b in (a, a.twin) if b is not None]
         total = [sum(int(a.counts[i]) for a in held) for i in range(3)]
-        return dict(zip(names, total, strict=True))
+        return dict(zip(names, total, strict=True)) | {"limited": int(self.get_buffer("_limited"))}
 
     @torch.no_grad()
     def common_drift(self) -> Tensor:
@@ -167,11 +172,20 @@ class Chip(Mixin, Network):
         """Let time go by, as for a chip in a drawer: cells drift, as the next relaxation will see.
 
         Raises:
-            DataError: a time before now, for nothing is known of a chip before it is written.
+            DataError: a time before now, for nothing is known of a chip before it is written; or one that the clock,
+                which counts whole nanoseconds, would change by more than a millionth.
         """
-        if not 0.0 <= seconds < 1e9:
-            raise DataError(f"wait: got {seconds!r} s, needed 0 to 1e9; the time before a write is not defined")
-        self._moment.clock += round(seconds * 1e9)
+        if not is_number(seconds) or not 0.0 <= seconds < 1e9:
+            raise DataError(
+                f"wait: got {seconds!r} s, needed a number, 0 to 1e9: the time before a write is not defined; write "
+                "chip.wait(60.0)"
+            )
+        whole = round(seconds * 1e9)
+        if abs(seconds * 1e9 - whole) > max(1e-3, 1e-6 * whole):
+            raise DataError(
+                f"wait: got {seconds!r} s, needed whole nanoseconds; write chip.wait({max(whole, 1) * 1e-9:g})"
+            )
+        self._moment.clock += whole
 
     def next_samples(self, numbers: Tensor) -> None:
         """The numbers of the samples of the next pass, ``[batch]`` whole numbers, in place of their running number.
@@ -208,8 +222,9 @@ class Chip(Mixin, Network):
         arrays = self.arrays
         if (moves := any(a.moving for a in arrays.values())) != self._moves:
             self._moves = moves
-        written = [array.follow(self.weight_of(key)) for key, array in arrays.items()]
-        moment.clock += round(self.substrate.timing.write_seconds * 1e9) if any(written) else 0
+        lasts = round(self.substrate.timing.write_seconds * 1e9)
+        written = [array.follow(self.weight_of(key), lasts) for key, array in arrays.items()]
+        moment.clock += lasts if any(written) else 0
         moment.clock += moment.phase_time
         moment.passes += 1
         moment.phase = 0

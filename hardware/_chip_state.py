@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 def packed(chip: Chip) -> Tensor:
     """The counters of the chip and the ranges of its arrays, so that a resumed run goes on with the same numbers,
-    and conductances stand for the weights that they stood for; and the digest of its substrate."""
+    and conductances stand for the weights that they stood for; the digest of its substrate, and changes cut so far."""
     m, arrays = chip._moment, chip.arrays.values()
     ranges = [0.0 if a.layout is None else a.mapping.weight_range for a in arrays]
     bits = torch.tensor(ranges, dtype=torch.float64).view(torch.int64).tolist()
     counters = [chip.seed, m.passes, m.phase, m.samples, m.clock, *(a._write for a in arrays)]
-    return torch.tensor([*counters, *bits, digest(chip.substrate)])
+    return torch.tensor([*counters, *bits, digest(chip.substrate), int(chip.get_buffer("_limited"))])
 
 
 def unpack(chip: Chip, state: Any) -> None:
@@ -34,7 +34,9 @@ def unpack(chip: Chip, state: Any) -> None:
         ConfigError: the state of another chip: of other arrays, seed or substrate.
     """
     seed, *rest = [int(v) for v in state]
-    made_of = rest.pop() if rest and rest[-1] < 0 else None  # states from before there was a digest have none
+    # older states end with the digest, which alone is below 0, or have none
+    limited = rest.pop() if len(rest) > 1 and rest[-2] < 0 else 0
+    made_of = rest.pop() if rest and rest[-1] < 0 else None
     arrays = list(chip.arrays.values())
     if len(rest) not in (4 + len(arrays), 4 + 2 * len(arrays)):
         raise ConfigError(
@@ -51,6 +53,7 @@ def unpack(chip: Chip, state: Any) -> None:
             "chip: got the state of a chip of another substrate, needed that of one like this; write "
             "Substrate.from_spec(spec).fabricate(...) with the spec of the saved chip's substrate"
         )
+    chip.get_buffer("_limited").fill_(limited)
     m = chip._moment
     m.passes, m.phase, m.samples, m.clock = rest[:4]
     ranges = torch.tensor(rest[4 + len(arrays) :], dtype=torch.int64).view(torch.float64).tolist()

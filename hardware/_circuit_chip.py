@@ -70,6 +70,12 @@ class CircuitChip(Chip, ResistiveNetwork):
         if substrate.paths is not None:
             self._fabricate_amplifiers(substrate.paths)
         if substrate.cells is None and not substrate.fluctuations:
+            if substrate.twin:
+                raise ConfigError(
+                    "Substrate: got twin=True and amplifiers alone for a ResistiveNetwork, whose twins are its "
+                    "resistors; needed cells or fluctuations, in which two could differ: write cells=CellArray("
+                    "mapping='single'), or twin=False"
+                )
             return
         plain = replace(substrate, paths=None)
         self._cells = nn.ModuleDict(

@@ -16,6 +16,8 @@ from hardware._curves import Curve, constant
 from hardware._device_checks import require_number
 from hardware._units import BOLTZMANN_ELECTRONVOLTS_PER_KELVIN, ROOM_TEMPERATURE_KELVIN
 
+_EULER_GAMMA = 0.5772156649015329
+
 
 @dataclass(frozen=True)
 class ProgrammingNoise:
@@ -68,6 +70,35 @@ class ReadNoise:
         if isinstance(ratio, Tensor):
             return ratio.clamp(min=1.0).log().sqrt()
         return math.sqrt(math.log(max(ratio, 1.0)))
+
+    def correlation(self, growth: float | Tensor, seconds: float) -> float | Tensor:
+        """Correlation of two reads of a cell that are so far apart; 0 for noise that knows no history.
+
+        ``q^2 r^2`` is the integral of the spectrum ``q^2 / f`` from ``f1 = 1 / (t + t_read)`` to ``f2 = 1 / (2
+        t_read)``. The autocovariance that belongs to it is, with the cosine integral Ci,
+
+            C(d) = q^2 int_f1^f2 cos(2 pi f d) df / f = q^2 ( Ci(2 pi f2 d) - Ci(2 pi f1 d) )
+
+        and for ``t_read << d << t``, where ``Ci(large) = 0`` and ``Ci(small u) = gamma + ln u``,
+
+            q^2 r^2 - C(d) = q^2 ln( pi e^gamma d / t_read ),    rho = 1 - ln( pi e^gamma d / t_read ) / r^2
+
+        cut to 0..1: two reads differ by ``q sqrt(2 ln(5.6 d / t_read))`` rms, whatever their age, and have all in
+        common where they follow within ``t_read / 5.6``, nothing where the write is less than about ``11 d`` ago.
+
+        Args:
+            growth: ``r`` of the reads.
+            seconds: ``d``, from one to the other.
+        """
+        if self.t_read_seconds is None:
+            return 0.0
+        ratio = math.pi * math.exp(_EULER_GAMMA) * seconds / self.t_read_seconds
+        if ratio <= 1.0:
+            return 1.0
+        change = math.log(ratio)
+        if isinstance(growth, Tensor):
+            return growth.square().reciprocal_().mul_(-change).add_(1.0).clamp_(min=0.0)
+        return 1.0 - change / growth**2 if growth**2 > change else 0.0
 
 
 @dataclass(frozen=True)

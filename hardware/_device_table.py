@@ -6,6 +6,7 @@ where a paper has only figures; what a source leaves open is called an assumptio
 
 from __future__ import annotations
 
+from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from hardware._devices import Device
 from hardware._devices_other import capacitor, ecram, idealized, random_switching
@@ -57,6 +58,8 @@ def device(name: str | Device) -> Device:
     =====================  ===========================================================  ==================
 
     Raises:
-        ConfigError: unknown name; the nearest one is suggested.
+        ConfigError: unknown name, the nearest one is suggested; or no name.
     """
-    return name if isinstance(name, Device) else lookup("device", str(name), _DEVICES)
+    if not isinstance(name, str | Device):
+        raise ConfigError(f"device: got {name!r}, needed a name or a Device; write device='pcm'")
+    return name if isinstance(name, Device) else lookup("device", name, _DEVICES)

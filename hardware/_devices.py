@@ -224,7 +224,9 @@ class Device(Pulsed):
         if self.activation is None:
             raise ConfigError(
                 f"{self.name}: got temperature {kelvin!r} K, needed a device whose dependence on temperature is known, "
-                "as 'pcm'; write dataclasses.replace(device, activation=hardware.Activation(...))"
+                "as 'pcm'; write dataclasses.replace(device, activation=hardware.Activation(...)), or with "
+                "hardware.Activation(hardware.Polynomial((0.0,))) for conductances that do not depend on it, where the "
+                "noise of nodes alone is of interest"
             )
         return g * self.activation.factor(x, kelvin)
 

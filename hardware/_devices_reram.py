@@ -120,8 +120,8 @@ def reram_array(name: str, material: str, stuck: float, values: tuple[float, ...
     step, spread, low, high, noise, write_noise = values
     return pulsed(
         name,
-        f"{_GONG_2022}, {material}; stuck share as measured (0 by default in aihwkit); reference cell at the symmetry "
-        "point within 5 % of the half range",
+        f"{_GONG_2022}, {material}; stuck share as measured (0 by default in aihwkit); reference cells, which pairs "
+        "of cells do without, at the symmetry point within 5 % of the half range",
         PulseResponse(
             SoftBounds(),
             step=step,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from eqprop._adjoint import ImplicitGradient
+from eqprop._averaged import Averaged
 from eqprop._diagnostics import gradients, match, parameters_by_layer
 from eqprop._errors import ConfigError
+from eqprop._langevin import Langevin
 from eqprop._network import Network
 from eqprop._rule import Rule, RuleStep
+from eqprop._solvers import Alternating
 from eqprop._stop import Stop
 from hardware._device_checks import require_whole
 
@@ -45,7 +48,8 @@ class GradientDiagnosis:
     """What a diagnosis says of one layer or one parameter.
 
     Attributes:
-        ideal: agreement with the same rule on the ideal network: what the substrate does to the gradient.
+        ideal: agreement with the reference rule, by default the same, on the ideal network: what the substrate does to
+            the gradient.
         exact: agreement with the exact gradient of the ideal network: what substrate and rule do together.
         effective_bits: of the layer's contrast as read, see ``diagnose``; infinite where it is exact, None of a
             parameter, and for rules without contrast.
@@ -102,10 +106,12 @@ def diagnose(
     batch_size: int | None = None,
     passes: int = 1,
     exact: Rule | None = None,
+    reference: Rule | None = None,
 ) -> Diagnosis:
     """Compare the gradient of a chip with that of an ideal network, for every layer and parameter.
 
-    The references are the gradients of ``ideal_network`` by the same rule and by implicit differentiation. The
+    The references are the gradients of ``ideal_network`` by the same rule and by implicit differentiation. Thermal
+    noise is of the chip: where the rule has a ``Langevin`` solver the ideal network relaxes by ``Alternating()``. The
     **effective bits** of a layer's contrast are
 
         c = sum_k w_k s_k    (weights of the contour; s_k as the chip's converters read it)
@@ -123,11 +129,14 @@ def diagnose(
     Args:
         chip: or several, over which to average; any network of the same parameters will do.
         ideal_network: with the weights that the chip is meant to have.
-        rule: of both.
+        rule: on the chip.
         x, y: as of ``rule.backward``.
         batch_size: samples a run; None for all together. Noise of arrays is one draw for a batch.
         passes: runs a batch and chip, each with fresh noise.
-        exact: rule of the exact gradient; None for an ``ImplicitGradient`` to a tolerance of 1e-6.
+        exact: rule of the exact gradient; None for an ``ImplicitGradient`` to a tolerance of 1e-6, with the solver of
+            ``reference``.
+        reference: rule on the ideal network, which meets the same random numbers where it draws them as ``rule`` does;
+            None for ``rule``, with ``Alternating()`` in the place of ``Langevin``.
 
     Raises:
         ConfigError: no chip, other parameters than those of the ideal network, or numbers that are not positive.
@@ -148,59 +157,74 @@ def diagnose(
                 "diagnose: got a chip with other parameters than the ideal network, needed the network that it was "
                 "fabricated from; write diagnose(substrate.fabricate(network), network, rule, x, y)"
             )
+    if reference is None:
+        reference = _without_noise(rule)
     if exact is None:
-        exact = ImplicitGradient(cost=rule.cost, solver=rule.solver, free=Stop(1e-6, 1000, block=10))
-    totals = _Totals(parameters_by_layer(ideal_network))
-    before = rule.state_dict()
+        exact = ImplicitGradient(cost=rule.cost, solver=reference.solver, free=Stop(1e-6, 1000, block=10))
+    totals = _Totals(parameters_by_layer(ideal_network), rule, reference)
+    before, reference_before = rule.state_dict(), reference.state_dict()
     for copied in (one.clone() for one in chips):
         for part in _parts(len(x), len(x) if batch_size is None else batch_size):
             truth = gradients(ideal_network, exact, x[part], y[part])
             for _ in range(passes):
-                totals.add(copied, ideal_network, rule, truth, x[part], y[part])
+                totals.add(copied, ideal_network, truth, x[part], y[part])
     rule.load_state_dict(before)
+    reference.load_state_dict(reference_before)
     return totals.diagnosis()
+
+
+def _without_noise(rule: Rule) -> Rule:
+    """The rule as it runs on a network without a temperature."""
+    if isinstance(rule, Averaged):
+        inner = _without_noise(rule.inner)
+        return rule if inner is rule.inner else replace(rule, inner=inner)
+    solvers = {name: getattr(rule, name, None) for name in ("solver", "nudged_solver")}
+    plain: dict[str, Any] = {name: Alternating() for name, solver in solvers.items() if isinstance(solver, Langevin)}
+    return replace(rule, **plain) if plain else rule
 
 
 class _Totals:
     """What the runs of a diagnosis add up to."""
 
-    def __init__(self, layers: dict[str, list[str]]) -> None:
+    def __init__(self, layers: dict[str, list[str]], rule: Rule, reference: Rule) -> None:
+        self._rule, self._reference = rule, reference
         self._groups = {("layers", layer): names for layer, names in layers.items()}
         self._groups |= {("parameters", name): [name] for names in layers.values() for name in names}
         self._found: dict[tuple[str, str, str], list[tuple[float, float, float]]] = {}
         self._contrasts: dict[str, list[float]] = {}
         self._shares: list[tuple[float, float]] = []
 
-    def add(self, chip: Network, ideal: Network, rule: Rule, truth: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
+    def add(self, chip: Network, ideal: Network, truth: dict[str, Tensor], x: Tensor, y: Tensor) -> None:
         """One run: a batch on a chip, and on its ideal network with the same random numbers of the rule."""
+        rule, reference = self._rule, self._reference
         state = rule.state_dict()
-        watched, also = _Watched(rule), _Watched(rule)
-        reference = gradients(ideal, also, x, y)  # type: ignore[arg-type]
+        watched, also = _Watched(rule), _Watched(reference)
+        _draw_as(reference, state)
+        expected = gradients(ideal, also, x, y)  # type: ignore[arg-type]
         rule.load_state_dict(state)
         found = gradients(chip, watched, x, y)  # type: ignore[arg-type]
         for (kind, name), names in self._groups.items():
             g = torch.cat([found[n].double().flatten() for n in names])
-            for against, values in (("ideal", reference), ("exact", truth)):
+            for against, values in (("ideal", expected), ("exact", truth)):
                 t = torch.cat([values[n].double().flatten() for n in names])
                 agreed = match(g, t)
                 figures = (agreed.cosine, agreed.norm_ratio, _sign_agreement(g, t))
                 self._found.setdefault((kind, name, against), []).append(figures)
         self._shares.append(tuple(float(w.step.unconverged_share) for w in (watched, also)))  # type: ignore[arg-type]
         after = rule.state_dict()
-        self._add_contrasts(chip, ideal, rule, state, x, y)
+        self._add_contrasts([(reference, ideal), (rule, chip)], state, x, y)
         rule.load_state_dict(after)  # so that the next run goes on from the first
 
-    def _add_contrasts(
-        self, chip: Network, ideal: Network, rule: Rule, state: dict[str, Any], x: Tensor, y: Tensor
-    ) -> None:
+    def _add_contrasts(self, runs: Sequence[tuple[Rule, Network]], state: dict[str, Any], x: Tensor, y: Tensor) -> None:
+        """What the rules contrast, first on the ideal network and then on the chip."""
         errors = []
-        for network in (ideal, chip):
-            rule.load_state_dict(state)
+        for rule, network in runs:
+            _draw_as(rule, state)
             try:
                 errors.append(rule.error_vector(network, x, y)[1])
             except ConfigError:  # a rule without contrast
                 return
-        for name, c, read in zip(ideal.names, *errors, strict=True):
+        for name, c, read in zip(runs[0][1].names, *errors, strict=True):
             c, read = c.double(), read.double()
             sums = self._contrasts.setdefault(name, [0.0, 0.0])
             sums[0] += float(c.square().sum())
@@ -223,6 +247,12 @@ class _Totals:
         if error == 0.0:
             return math.inf
         return 0.5 * math.log2(signal / error) if signal else -math.inf
+
+
+def _draw_as(rule: Rule, state: dict[str, Any]) -> None:
+    """Let a rule go on with the random numbers of that state, where it has no others than those."""
+    if rule.state_dict().keys() <= state.keys():
+        rule.load_state_dict(state)
 
 
 class _Watched:

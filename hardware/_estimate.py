@@ -44,11 +44,12 @@ def estimate(
         nudge sources    static power of every output unit while a nudged phase runs
         converters       2^bits steps a conversion (Walden); outputs for an inference, all layers and phases to learn
         digital          a product a weight, sample and phase, which makes the gradient of what was read
-        writes           closed-loop writes (pulses and verifying reads), or pulses alone
+        writes           closed-loop writes (pulses and verifying reads), or pulses alone, line by line
         control          clock and decoders, as long as everything takes
 
     A relaxation is analog, and takes its time whatever number of sweeps simulates it. Samples go one after another;
-    all units relax, and all arrays are written, at once; converters are shared. The cells of a **convolution** are
+    all units relax, and all arrays are written, at once; converters are shared. A write takes the time of the lines of
+    the largest array, or that of the chip's ``Timing`` where that is longer. The cells of a **convolution** are
     there for every position of the kernel, for all positions relax together: cells, their energy, writes and digital
     products are multiplied by the positions before pooling. A **resistive network** dissipates the power of its own
     node voltages, ``sum g (v_i - v_j)^2``. **Twin arrays** double cells, writes and units; a phase has the power of one
@@ -111,7 +112,7 @@ class _Bench:
         self._m, self._c = machine, constants
         substrate = network.substrate if isinstance(network, Chip) else None
         self._phase = constants.phase_seconds if substrate is None else substrate.timing.phase_seconds
-        self._write = None if substrate is None else substrate.timing.write_seconds
+        self._write = 0.0 if substrate is None else substrate.timing.write_seconds
         dac = None if substrate is None or substrate.input_dac is None else substrate.input_dac.bits
         self._dac_bits = constants.dac_bits if dac is None else dac
         adc = OutputAdc(constants.adc_bits) if substrate is None or substrate.adc is None else substrate.adc
@@ -192,14 +193,15 @@ class _Bench:
         """Pulses on cells, line by line."""
         m, c = self._m, self._c
         pulses = per_cell * m.cells
-        seconds = m.lines * max(1, math.ceil(per_cell)) * c.pulse_seconds if per_cell else 0.0
+        trains, each = max(1, math.ceil(per_cell)), c.pulse_seconds
+        seconds, time = self._line_by_line(trains, each) if per_cell else (0.0, "")
         one = c.write_volts**2 * m.mean_siemens * c.pulse_seconds
         return Term(
             "pulses",
-            f"{pulses:.6g} pulses x V^2 g t = {si(one, 'J')} at {si(c.write_volts, 'V')}",
+            f"{pulses:.6g} pulses x V^2 g t = {si(one, 'J')} at {si(c.write_volts, 'V')}{time}",
             pulses,
             pulses * one,
-            seconds if self._write is None else self._write,
+            seconds,
         )
 
     def writes(self, per_cell: float) -> Term:
@@ -208,14 +210,22 @@ class _Bench:
         writes = per_cell * m.cells
         pulse = c.write_volts**2 * m.mean_siemens * c.pulse_seconds
         look = c.volts_per_unit**2 * m.mean_siemens * c.verify_seconds + 2.0**c.adc_bits * c.adc_joules_per_step
-        seconds = m.lines * c.verify_cycles * (c.pulse_seconds + c.verify_seconds) if per_cell else 0.0
+        cycles, each = c.verify_cycles, c.pulse_seconds + c.verify_seconds
+        seconds, time = self._line_by_line(cycles, each) if per_cell else (0.0, "")
         return Term(
             "writes",
-            f"{writes:.6g} writes x {c.verify_cycles} cycles of a pulse {si(pulse, 'J')} and a read {si(look, 'J')}",
+            f"{writes:.6g} writes x {cycles} cycles of a pulse {si(pulse, 'J')} and a read {si(look, 'J')}{time}",
             writes,
-            writes * c.verify_cycles * (pulse + look),
-            seconds if self._write is None else self._write,
+            writes * cycles * (pulse + look),
+            seconds,
         )
+
+    def _line_by_line(self, times: int, each: float) -> tuple[float, str]:
+        """How long a write takes that visits each line so many times, and in words what was multiplied."""
+        seconds = self._m.lines * times * each
+        if seconds >= self._write:
+            return seconds, f"; {self._m.lines} lines x {times} x {si(each, 's')}"
+        return self._write, f"; Timing.write_seconds = {si(self._write, 's')}"
 
     def total(self, what: str, terms: Sequence[Term]) -> Cost:
         """With the control that runs all the while."""

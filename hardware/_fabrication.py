@@ -7,7 +7,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from eqprop._errors import ConfigError
+from eqprop._errors import ConfigError, DataError
 from hardware._cell_array import CellArray
 from hardware._devices import Device
 from hardware._mapping import MAPPINGS, Mapping
@@ -39,7 +39,9 @@ def mapping_of(key: str, layout: CellArray, device: Device, weight: Tensor) -> M
 
     Raises:
         ConfigError: weights that are all 0, from which no range follows.
+        DataError: weights that are not finite.
     """
+    require_finite(key, weight)
     most = float(weight.abs().max())
     reach = layout.weight_range or layout.headroom * most
     single = layout.mapping == "single"
@@ -49,6 +51,16 @@ def mapping_of(key: str, layout: CellArray, device: Device, weight: Tensor) -> M
             "CellArray(weight_range=1.0)"
         )
     return MAPPINGS[layout.mapping](device.g_min_siemens, device.g_max_siemens, reach)
+
+
+def require_finite(key: str, weight: Tensor) -> None:
+    """Raises DataError where weights of the connection are NaN or infinite."""
+    bad = int((~weight.isfinite()).sum())
+    if bad:
+        raise DataError(
+            f"connection {key}: got {bad} of {weight.numel()} weights that are NaN or infinite, needed finite ones, "
+            "which cells can hold; write a smaller learning rate, or load the weights from before"
+        )
 
 
 def warn_where_clipped(key: str, mapping: Mapping, weight: Tensor, outside: Tensor, stacklevel: int) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hardware._cell_array import CellArray
-from hardware._fabrication import fabricated_cells, mapping_of, warn_where_clipped
+from hardware._fabrication import fabricated_cells, mapping_of, require_finite, warn_where_clipped
 from hardware._mapping import Mapping
 from hardware._moment import Kept, Moment
 from hardware._pulsed_cells import PulsedCells
@@ -44,7 +45,7 @@ class HeldCells(PulsedCells):
         self._write = 0
         self._warned = False  # of weights that are clipped
         self._has_stuck = False
-        self._touched: dict[int, Tensor | None] = {}
+        self._touched: tuple[int, Tensor | None] | None = None
         if layout is not None:
             self._fabricate(layout, weight)
 
@@ -83,12 +84,26 @@ class HeldCells(PulsedCells):
     # -- writes --------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def write(self, weight: Tensor) -> bool:
+    def write(self, weight: Tensor, lasts: int = 0) -> bool:
         """Program the cells whose target changed; returns whether there were any.
+
+        Where the device has noise of a write (``PulseResponse.write_noise``), and errors of programming take part,
+        pulses will act on what the loop left, and what is seen scatters around it; stuck cells are seen as they are.
+
+        Args:
+            weight: the parameter.
+            lasts: nanoseconds that the write takes, after which the clocks of its cells start; the caller moves the
+                chip's clock.
+
+        Raises:
+            DataError: parameters that are not finite; nothing is written then.
 
         Warns:
             RuntimeWarning: once, where more than half of the parameters lie outside the range.
         """
+        low, high = (float(v) for v in torch.aminmax(weight))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            require_finite(self.key, weight)
         before = self._kept("targets", (self._write,), lambda: self.targets(self.requested))
         now = self.targets(weight)
         touched = (now - before).ne_(0.0)  # NaN, as at first, differs from everything
@@ -97,17 +112,19 @@ class HeldCells(PulsedCells):
         if count == 0:  # as after a checkpoint, or another precision
             self.requested.copy_(weight)
             return False
-        low, high = torch.aminmax(weight)
         if low < least or high > most:
             outside = self.mapping.outside(weight)
             self._warned = self._warned or warn_where_clipped(self.key, self.mapping, weight, outside, 5)
             self.counts[2] += (outside & (weight != self.requested)).sum()
         self.next_write()
-        g = self.device.program(
-            now, self._streams.generator(f"write/{self.key}", self._write), self.cells, checked=False
-        )
+        draws, cells = self._streams.generator(f"write/{self.key}", self._write), self.cells
+        g = self.device.program(now, draws, cells, checked=False)
+        seen = g
+        if self._hidden is not None and self.layout is not None and self.layout.programming:
+            seen = torch.where(cells.stuck, g, self.device.apparent(g, draws))
         self.counts[0] += count
-        self.settled(g, None if count == touched.numel() else touched, weight)
+        self._settle(g, seen, None if count == touched.numel() else touched, self._moment.clock + lasts)
+        self.requested.copy_(weight)
         self._kept("targets", (self._write,), lambda: now)
         return True
 
@@ -125,26 +142,24 @@ class HeldCells(PulsedCells):
         self._write += 1
 
     @torch.no_grad()
-    def settled(self, conductance: Tensor, touched: Tensor | None, weight: Tensor) -> None:
-        """Take conductances over as written now where cells were ``touched``, 1.0 or 0.0 each (None: all), whose clocks
-        restart."""
+    def _settle(self, hidden: Tensor, seen: Tensor, touched: Tensor | None, over: int) -> None:
+        """Take conductances over where cells were ``touched``, 1.0 or 0.0 each (None: all), whose clocks restart at the
+        time ``over``."""
+        held = [(self.conductance, seen)] + ([] if self._hidden is None else [(self._hidden, hidden)])
+        for own, new in held:
+            own.copy_(new) if touched is None else own.lerp_(new, touched)  # one or the other, bit for bit
         if touched is None:
-            self.conductance.copy_(conductance)
-            self.written.fill_(self._moment.clock)
-            self._kept("written", (self._write,), lambda: [self._moment.clock] * 2)
+            self.written.fill_(over)
+            self._kept("written", (self._write,), lambda: [over] * 2)
         else:
-            self.conductance.lerp_(conductance, touched)  # one or the other, bit for bit
-            self._restart(touched)
-        if self._hidden is not None:
-            self._hidden.copy_(self.conductance)
-        self.requested.copy_(weight)
+            self._restart(touched, over)
         self.touch(touched)
 
-    def _restart(self, touched: Tensor) -> None:
+    def _restart(self, touched: Tensor, over: int) -> None:
         if 0.1 < float(touched.mean()) < 0.9:  # branches are slow where the mask has no pattern, and arithmetic is not
-            self.written.add_((self._moment.clock - self.written).mul_(touched.to(torch.int64)))
+            self.written.add_((over - self.written).mul_(touched.to(torch.int64)))
         else:
-            self.written.masked_fill_(touched.bool(), self._moment.clock)
+            self.written.masked_fill_(touched.bool(), over)
 
     def touch(self, cells: Tensor | None) -> None:
         """Say which cells the last write touched, so that what is kept of the others need not be made anew.
@@ -152,24 +167,23 @@ class HeldCells(PulsedCells):
         Args:
             cells: 1.0 or 0.0 in the shape of the conductances, or numbers of cells ``[n]``, int64; None for all.
         """
-        self._touched[self._write] = cells
+        self._touched = (self._write, cells)
 
-    def touched_since(self, write: int) -> list[Tensor | None] | None:
-        """The cells touched by each write after that one; None where it is not known."""
-        later = range(write + 1, self._write + 1)
-        for old in [w for w in self._touched if w < self._write - 1]:
-            del self._touched[old]  # who looks at all looks at each write
-        return [self._touched[w] for w in later] if all(w in self._touched for w in later) else None
+    def touched_since(self, write: int) -> Tensor | None:
+        """The cells touched since that write, where it was the last but one; None for all, or where it is not known."""
+        last = self._touched  # of one write only: where nobody looks, as at devices that hold still, they would pile up
+        return last[1] if last is not None and last[0] == self._write == write + 1 else None
 
-    def follow(self, weight: Tensor) -> bool:
-        """Write what changed since the last look; returns whether the cells were written."""
+    def follow(self, weight: Tensor, lasts: int = 0) -> bool:
+        """Write what changed since the last look, see ``write``; returns whether the cells were written."""
         if self.layout is None:
             return False
         seen = (weight._version, weight.data_ptr())
         if seen == self._seen:
             return False
-        self._seen = seen
-        return self.write(weight.detach())
+        written = self.write(weight.detach(), lasts)
+        self._seen = seen  # only now: what was refused will be looked at again
+        return written
 
     def agree(self, weight: Tensor) -> None:
         """Say that the parameter is what the cells were asked for, so that nobody looks before it changes again."""
@@ -193,5 +207,5 @@ class HeldCells(PulsedCells):
     def forget(self) -> None:
         """Drop all that is kept between moments; it will be made again."""
         self._kept.clear()
-        self._touched.clear()
+        self._touched = None
         self._seen = None

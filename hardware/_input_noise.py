@@ -10,6 +10,7 @@ is that of many small terms.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,6 @@ from eqprop._network import Drive
 from hardware._array import Array
 from hardware._cell_array import CellArray
 from hardware._moment import Kept, Moment
-from hardware._scoped_draws import Weighted, mixed
 from hardware._streams import Streams
 
 
@@ -53,12 +53,11 @@ class InputNoise:
 
     Args:
         sources: whose read noise is left to the signals.
-        layout: with the scope of the noise.
         streams, moment: of the chip.
     """
 
-    def __init__(self, sources: Sequence[Source], layout: CellArray, streams: Streams, moment: Moment) -> None:
-        self._sources, self._layout, self._streams, self._moment = tuple(sources), layout, streams, moment
+    def __init__(self, sources: Sequence[Source], streams: Streams, moment: Moment) -> None:
+        self._sources, self._streams, self._moment = tuple(sources), streams, moment
         self._kept = Kept()
         for source in sources:
             for array in (source.array, source.array.twin):
@@ -86,24 +85,18 @@ class InputNoise:
     @torch.no_grad()
     def _noise(self, array: Array, x: Tensor, keys: Tensor) -> Tensor:
         """``[batch, heads]``."""
-        variance = array.input_variance()
-        std: Tensor = self._kept(f"std {array.key}", (x, variance), lambda: _std(x, variance))
-        return std * mixed(self._draws(f"read.signal/{array.now.key}", keys, std))
+        parts = []
+        for scope, variance in array.input_variances().items():
+            std: Tensor = self._kept(f"std {array.key}.{scope}", (x, variance), partial(_std, x, variance))
+            parts.append(std * self._drawn(scope, f"read.signal/{array.now.key}.{scope}", keys, std))
+        return parts[0] if len(parts) == 1 else torch.add(*parts)
 
-    def _draws(self, source: str, keys: Tensor, like: Tensor) -> Weighted:
-        layout, rho = self._layout, self._layout.read_correlation
-
-        def shared() -> Tensor:
-            return self._streams.sample_normal(f"{source}.sample", (), keys, like)
-
-        if layout.read_scope == "sample" or rho == 1.0:
-            held = self._kept(source, (self._moment.passes, keys, like.dtype), shared)
-            return [(held, 1.0)]
-        own = self._streams.sample_normal(f"{source}.phase", (self._moment.phase,), keys, like)
-        if rho == 0.0:
-            return [(own, 1.0)]
-        held = self._kept(source, (self._moment.passes, keys, like.dtype), shared)
-        return [(held, rho**0.5), (own, (1 - rho) ** 0.5)]
+    def _drawn(self, scope: str, source: str, keys: Tensor, like: Tensor) -> Tensor:
+        if scope == "phase":
+            return self._streams.sample_normal(source, (self._moment.phase,), keys, like)
+        shared = partial(self._streams.sample_normal, source, (), keys, like)
+        held: Tensor = self._kept(source, (self._moment.passes, keys, like.dtype), shared)
+        return held
 
 
 def _std(x: Tensor, variance: Tensor) -> Tensor:

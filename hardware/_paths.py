@@ -21,7 +21,8 @@ class Fluctuation(Printed):
     Attributes:
         relative_std: standard deviation, as a share of the conductance.
         scope: ``"chip"`` (device-to-device, drawn once), ``"write"`` (at each write), ``"sample"`` (one for all phases
-            of a pass, shared by the samples of a batch) or ``"phase"`` (drawn afresh in each).
+            of a pass) or ``"phase"`` (drawn afresh in each). One draw is for all samples of a batch, whose errors do
+            not average out: passes of one sample each have their own.
         correlation: between the phases of a pass, 0 to 1; of scope ``"phase"`` only.
     """
 

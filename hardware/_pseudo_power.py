@@ -81,5 +81,7 @@ class PowerCircuit(Circuit):
 
 
 def _accumulate(parameter: Tensor, gradient: Tensor, scale: float) -> None:
+    if not parameter.requires_grad:
+        return
     gradient = gradient if scale == 1.0 else gradient.mul_(scale)
     parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -7,6 +7,7 @@ that another would see: sources do not disturb each other, and a chip does not r
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections import Counter
 from collections.abc import Sequence
 
@@ -50,9 +51,12 @@ class Streams:
     """
 
     def __init__(self, seed: int) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        try:
+            self.seed = -1 if isinstance(seed, bool) else operator.index(seed)
+        except TypeError:
+            self.seed = -1
+        if self.seed < 0:
             raise ConfigError(f"seed: got {seed!r}, needed a whole number from 0 on; one seed is one chip")
-        self.seed = seed
         self.drawn: Counter[str] = Counter()
 
     def key(self, source: str, *counters: int) -> int:

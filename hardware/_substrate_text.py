@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from hardware._device_text import describe as describe_device
 from hardware._slow_noise import FlickerNoise, TelegraphNoise
-from hardware._units import ROOM_TEMPERATURE_KELVIN
+from hardware._units import DAY_SECONDS, ROOM_TEMPERATURE_KELVIN
 
 if TYPE_CHECKING:
     from hardware._cell_array import CellArray
     from hardware._converters import OutputAdc
+    from hardware._devices import Device
     from hardware._nudge_source import NudgeSource
     from hardware._paths import Fluctuation
     from hardware._rails import SharedRail
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _SCOPES = {
     "chip": "once a chip",
     "write": "at each write",
-    "sample": "once a pass, shared by its phases",
-    "phase": "afresh in each phase",
+    "sample": "once a pass, shared by its phases, one for all samples of a batch",
+    "phase": "afresh in each phase, one for all samples of a batch",
 }
 
 
@@ -28,7 +29,7 @@ def describe(substrate: Substrate) -> str:
     """See ``Substrate.describe``."""
     lines = []
     if substrate.cells is not None:
-        lines += _cells(substrate.cells)
+        lines += _cells(substrate.cells, substrate.timing.phase_seconds)
     for f in substrate.fluctuations:
         lines.append(f"{'conductances' if substrate.cells is not None else 'weights'} {_fluctuation(f)}")
     if (p := substrate.paths) is not None:
@@ -102,16 +103,27 @@ def _step(low: float, high: float, bits: int) -> str:
     return f"{(high - low) / ((1 << bits) - 1):.3g}"
 
 
-def _cells(cells: CellArray) -> list[str]:
+def _cells(cells: CellArray, phase_seconds: float) -> list[str]:
     made = cells.resolved()
     reach = f"{cells.headroom:g} times the largest initial one" if cells.weight_range is None else cells.weight_range
     lines = [f"weights in {cells.mapping} pairs of cells, up to {reach}; biases and readout are digital"]
     if cells.mapping == "single":
         lines = ["a cell for every conductance"]
     lines += ["  " + line for line in describe_device(made).splitlines()]
+    if not cells.programming:
+        lines.append("  closed-loop writes are exact: programming=False")
+    elif made.pulses is not None and made.pulses.write_noise:
+        lines.append("  closed-loop writes end with the write noise")
+    elif made.programming is None:
+        lines.append("  closed-loop writes are exact: no error of them is published")
     if made.reading is not None:
-        where = ", on the signals of dense inputs" if cells.input_noise == "signals" else ""
-        lines.append(f"  read noise is drawn {_SCOPES[cells.read_scope]}{_correlated(cells.read_correlation)}{where}")
+        lines.append(
+            f"  read noise is drawn {_SCOPES[cells.read_scope]}{_correlated_reads(cells, made, phase_seconds)}"
+        )
+        if cells.input_noise == "signals" and not cells.wire_ohms and cells.read_scope in ("sample", "phase"):
+            lines.append("  on the signals of dense inputs every sample has read noise of its own")
+    elif cells.read_scope != "phase":
+        lines.append(f"  no read noise to be drawn {_SCOPES[cells.read_scope]}")
     if cells.stuck_share is not None:
         lines.append(f"  {_percent(cells.stuck_share)} of the cells are stuck, anywhere in the range")
     if cells.wire_ohms:
@@ -120,6 +132,20 @@ def _cells(cells: CellArray) -> list[str]:
             f"  wires: {cells.wire_ohms:g} ohm a cell, a loss of {_percent(loss)} of g_max for each on the way"
         )
     return lines
+
+
+def _correlated_reads(cells: CellArray, made: Device, phase_seconds: float) -> str:
+    if cells.read_scope != "phase" or made.reading is None:
+        return ""
+    if cells.read_correlation is not None:
+        return _correlated(cells.read_correlation)
+    rho = [
+        float(made.reading.correlation(made.reading.growth(made.first_read_seconds + t), phase_seconds))
+        for t in (phase_seconds, DAY_SECONDS)
+    ]
+    if rho[0] == rho[1]:
+        return _correlated(rho[0])
+    return f", correlation {rho[0]:.3g} between phases, {rho[1]:.3g} after a day"
 
 
 def _adc(adc: OutputAdc) -> str:
@@ -151,14 +177,15 @@ def _rail(rail: SharedRail) -> str:
 
 
 def _nudge(source: NudgeSource) -> str:
-    parts = [f"nudge source ({source.mode}): gains +-{_percent(source.gain_std)}"]
+    parts = [f"gains +-{_percent(source.gain_std)}"] * (source.gain_std > 0)
     if source.clamp_conductance is not None:
         parts.append(f"clamps hold through {source.clamp_conductance:g} of the output's own conductance")
-    parts.append(f"offsets {source.offset_mean:g} +- {source.offset_std:g} while it is on")
+    if source.offset_mean or source.offset_std:
+        parts.append(f"offsets {source.offset_mean:g} +- {source.offset_std:g} while it is on")
     if source.output_conductance:
         parts.append(f"load {source.output_conductance:g} of the output's own leak")
     if source.bits is not None:
         parts.append(f"{source.bits} bits from {source.low:g} to {source.high:g}")
     if source.follows_cells:
         parts.append("drifts with the cells")
-    return ", ".join(parts)
+    return f"nudge source ({source.mode}): {', '.join(parts) or 'ideal'}"

@@ -47,12 +47,16 @@ def as_array(name: str, values: Any, dimensions: tuple[int, ...], least: int) ->
     return array
 
 
+#: no memory cell conducts so well; data above it are in another unit, or shares of a range
+_MOST_SIEMENS = 0.1
+
+
 def require_siemens(name: str, g: Array) -> None:
     """Raises DataError for conductances that are negative or look as if they were in another unit."""
-    if g.min() < 0 or g.max() > 1.0:
+    if g.min() < 0 or g.max() > _MOST_SIEMENS:
         raise DataError(
-            f"{name}: got conductances from {g.min():.6g} to {g.max():.6g}, needed siemens, 0 to 1; data in uS: write "
-            f"{name} * 1e-6"
+            f"{name}: got conductances from {g.min():.6g} to {g.max():.6g}, needed siemens, 0 to {_MOST_SIEMENS:g}; "
+            f"data in uS: write {name} * 1e-6; levels that are shares of a range: write {name} * g_max_siemens"
         )
 
 
@@ -78,6 +82,7 @@ def fit_programming_noise(
     """
     require_whole("degree", degree, 0)
     g = as_array("g_siemens", g_siemens, (1,), degree + 1)
+    require_siemens("g_siemens", g)
     std = _stds(std_siemens, g)
     base = measured(name, device, 0.0, float(g.max()))
     powers = np.vander(g / base.g_max_siemens, degree + 1, increasing=True)
@@ -110,6 +115,7 @@ def device_from_levels(
         ConfigError: targets that do not rise.
     """
     mean = as_array("mean_siemens", mean_siemens, (1,), 2)
+    require_siemens("mean_siemens", mean)
     std = _stds(std_siemens, mean)
     target = mean if target_siemens is None else as_array("target_siemens", target_siemens, (1,), 2)
     if target.shape != mean.shape:
@@ -190,7 +196,6 @@ def _clipped(line: Array, log: Array) -> ClippedLog:
 
 
 def _stds(std_siemens: Any, levels: Array) -> Array:
-    require_siemens("levels", levels)
     std = as_array("std_siemens", std_siemens, (1,), 1)
     if std.shape != levels.shape:
         raise DataError(f"std_siemens: got shape {std.shape}, needed {levels.shape}: one a level")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -9,12 +10,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from eqprop._errors import ConfigError
+from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
 from hardware._array import Array
 from hardware._auxiliary import AuxiliaryCells
 from hardware._cell_draws import CellDraws
+from hardware._pulse_numbers import PulseNumbers
 from hardware._touched import apply_pulses, pulses_of
+from hardware._write_checks import require_optimizer, require_pulses
 from hardware._write_settings import WriteSettings
 
 if TYPE_CHECKING:
@@ -45,6 +48,11 @@ class WritePath:
         ConfigError: a chip without cells, or of a device without a pulse response (but in mode ``programmed``), or a
             one-way device in balanced pairs or single cells, or as auxiliary; LBFGS, an optimiser with another write
             path of the chip, an unknown option.
+        DataError: in ``optimizer.step()``, on the CPU: changes that are NaN or infinite; cells and weights then stay
+            as they were.
+
+    Warns:
+        RuntimeWarning: once, on the CPU: ``max_pulses`` cuts more than half of the changes that a step pulses.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, chip: Chip, **options: Any) -> None:
@@ -52,7 +60,13 @@ class WritePath:
             lookup("write path: option", name, _OPTIONS)
         self.settings = WriteSettings(**options)
         self._chip = chip
-        _check_optimizer(optimizer, chip)
+        self._numbers = PulseNumbers(self.settings, chip.streams)
+        require_optimizer(optimizer)
+        if any(path._chip is chip for path in _PATHS.get(optimizer, [])):
+            raise ConfigError(
+                "write path: got an optimizer with a write path of this chip, needed one without: every change would "
+                "be applied twice; write path.remove() on the first"
+            )
         self._before: dict[str, Tensor] = {}
         self._kept: dict[str, Tensor] = {}
         self._last_write: dict[str, int] = {}
@@ -68,8 +82,8 @@ class WritePath:
                 "write path: got an optimizer of other parameters, needed those of the chip; write "
                 "torch.optim.SGD(chip.parameters(), lr=0.1)"
             )
-        self._check_devices()
         if self.settings.mode != "programmed":
+            require_pulses(self._arrays, self.settings.mode, twin=chip.substrate.twin)
             with torch.no_grad():
                 for key, array in self._arrays.items():
                     array.follow(self._weight(key))
@@ -138,32 +152,6 @@ class WritePath:
         auxiliary.gather(change, self._counts(f"auxiliary/{key}", at, change.abs().div_(auxiliary.step_size)))
         return auxiliary.transfer()
 
-    def _check_devices(self) -> None:
-        if self.settings.mode == "programmed":
-            return
-        if self._chip.substrate.twin:
-            raise ConfigError(
-                f"write path: got mode {self.settings.mode!r} on twin arrays, which pulses would tell apart: what one "
-                "set holds is not what the other does; write mode='programmed', or Substrate(twin=False)"
-            )
-        for key, array in self._arrays.items():
-            law = array.device.pulses
-            if law is None:
-                raise ConfigError(
-                    f"write path: connection {key} is of {array.device.name!r}, whose response to pulses is not "
-                    "published, needed one that is; write mode='programmed', or device='reram-sb'"
-                )
-            if law.one_way and array.mapping.cells == 1:
-                raise ConfigError(
-                    f"write path: pulses on {array.device.name!r} go one way, and a conductance in a single cell must "
-                    "also come down; write mode='programmed', or device='ecram'"
-                )
-            if law.one_way and array.layout is not None and array.layout.mapping == "balanced":
-                raise ConfigError(
-                    f"write path: pulses on {array.device.name!r} go one way, and a balanced pair starts in the middle "
-                    "of its range; write CellArray(mapping='one-sided')"
-                )
-
     def _remember(self) -> None:
         self._before = {key: self._weight(key).detach().clone() for key in self._arrays}
 
@@ -171,11 +159,12 @@ class WritePath:
     def _write(self) -> None:
         moment = self._chip._moment
         pulsed = self.settings.mode != "programmed"
+        changes = self._changes()
         if pulsed:
             moment.clock += round(self._chip.substrate.timing.write_seconds * 1e9)
         for key, array in self._arrays.items():
             weight, before = self._weight(key), self._before[key]
-            change: Tensor | None = self._learned(key, weight - before)
+            change: Tensor | None = self._learned(key, changes.pop(key))
             auxiliary = getattr(array, "auxiliary", None)
             if change is not None and isinstance(auxiliary, AuxiliaryCells):
                 change = self._through(key, auxiliary, change)
@@ -187,6 +176,22 @@ class WritePath:
             else:
                 weight.copy_(before + change)
         self._before = {}
+
+    def _changes(self) -> dict[str, Tensor]:
+        """What the optimiser proposes; raises DataError where that is not finite, and would give no pulses for ever."""
+        changes = {key: self._weight(key) - before for key, before in self._before.items()}
+        for key, change in changes.items():
+            if change.device.type != "cpu" or math.isfinite(float(change.sum())):
+                continue
+            if not (bad := int((~change.isfinite()).sum())):  # their sum alone is too large
+                continue
+            for kept, before in self._before.items():
+                self._weight(kept).copy_(before)
+            raise DataError(
+                f"write path: connection {key}: got {bad} changes of {change.numel()} that are NaN or infinite, needed "
+                "finite ones; lower the learning rate"
+            )
+        return changes
 
     def _learned(self, key: str, change: Tensor) -> Tensor:
         """The change as the learning circuit gives it."""
@@ -225,13 +230,7 @@ class WritePath:
 
     def _counts(self, key: str, at: tuple[int, ...], n: Tensor) -> Tensor:
         """Whole numbers of pulses, as floating point."""
-        if self.settings.mode == "sign":
-            return (n > 0).to(n.dtype)
-        if self.settings.mode == "stochastic":
-            n = n.add_(self._chip.streams.uniform(f"pulses.chance/{key}", at, n.shape, n)).floor_()
-        else:
-            n = n.round_()
-        return n.clamp_(max=self.settings.max_pulses)
+        return self._numbers.of(key, at, n, self._chip.get_buffer("_limited"))
 
     def _refresh(self, key: str, array: Array, where: Tensor) -> Tensor:
         """Write full pairs among the parameters ``where`` anew from their difference: the lower cell at the bottom.
@@ -265,22 +264,3 @@ class WritePath:
             array.requested.put_(where, array.decoded(g))
         weight.copy_(array.requested)
         array.agree(weight)
-
-
-def _check_optimizer(optimizer: torch.optim.Optimizer, chip: Chip) -> None:
-    """Raises ConfigError unless a path from that optimiser to the chip can be made."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise ConfigError(
-            f"write path: got {type(optimizer).__name__}, needed an optimizer of torch.optim; write "
-            "chip.write_path(torch.optim.SGD(chip.parameters(), lr=0.1))"
-        )
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ConfigError(
-            "write path: got LBFGS, which relaxes the network many times within a step, needed an optimizer that "
-            "proposes one change a step; write torch.optim.SGD(chip.parameters(), lr=0.1)"
-        )
-    if any(path._chip is chip for path in _PATHS.get(optimizer, [])):
-        raise ConfigError(
-            "write path: got an optimizer with a write path of this chip, needed one without: every change would be "
-            "applied twice; write path.remove() on the first"
-        )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
+from hardware._auxiliary import _PARTS as _AUXILIARY_PARTS
 from hardware._auxiliary import Auxiliary
 from hardware._device_checks import require_number, require_whole
+from hardware._json import from_spec, to_spec
 from hardware._printed import Printed
 
 _MODES = {"programmed": None, "proportional": None, "stochastic": None, "sign": None}
@@ -36,7 +39,8 @@ class WriteSettings(Printed):
         dead_zone: in units of weight.
         gain_std: relative.
         bias_std: in units of weight, a step of the optimiser.
-        max_pulses: at most so many a cell and step.
+        max_pulses: at most so many a cell and step; what a change asks for beyond that is lost. ``Chip.counts`` says
+            how many changes were cut, and a warning where they are more than half of those that a step pulses.
         refresh_share: of the range; where pulses go one way, a pair with a cell beyond it is reset and its difference
             is programmed again.
         pulse_joules: energy of one pulse, for ``WritePath.energy_joules``; mode ``programmed`` has none.
@@ -73,3 +77,17 @@ class WriteSettings(Printed):
                 "WriteSettings: got an auxiliary array in mode 'programmed', needed a mode of pulses; write "
                 "mode='stochastic'"
             )
+
+    def spec(self) -> dict[str, Any]:
+        """JSON-serialisable description."""
+        described: dict[str, Any] = to_spec(self)
+        return described
+
+    @staticmethod
+    def from_spec(spec: dict[str, Any]) -> WriteSettings:
+        """The settings that ``spec`` described.
+
+        Raises:
+            ConfigError: an unknown field, or values that are refused.
+        """
+        return from_spec(spec, WriteSettings, _AUXILIARY_PARTS | {"WriteSettings": WriteSettings})

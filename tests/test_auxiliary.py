@@ -103,7 +103,7 @@ def test_changes_reach_the_weights_line_by_line() -> None:
     chip = chip_of()
     settings = Auxiliary(transfer_every=2, transfer_rate=1.0, lines=2, gain=1.0)
     optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
-    path = chip.write_path(optimizer, mode="proportional", auxiliary=settings)
+    path = chip.write_path(optimizer, mode="proportional", max_pulses=300, auxiliary=settings)
     weight = weight_of(chip)
     moved = []
     for _ in range(6):

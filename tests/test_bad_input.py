@@ -222,7 +222,7 @@ def test_a_state_of_another_dtype_is_named() -> None:
 # -- rules -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("beta", [0, 0.0, math.nan, math.inf, "0.1"])
+@pytest.mark.parametrize("beta", [0, 0.0, math.nan, math.inf, "0.1", True])
 @pytest.mark.parametrize("contour", ["centred", "one-sided", "random-sign"])
 def test_a_nudge_of_nothing_is_refused(beta: Any, contour: str) -> None:
     refused(
@@ -251,6 +251,7 @@ def test_a_large_positive_nudge_is_fine() -> None:
     ("options", "text"),
     [
         ({"contour": "centered"}, r"contour: got 'centered', needed one of .*; did you mean 'centred'\?"),
+        ({"contour": "derivatve"}, r"contour: got 'derivatve', needed one of .*; did you mean 'derivative'\?"),
         ({"readout": "contrst"}, r"did you mean 'contrast'"),
         ({"cost": "cross_entropy"}, r"cost: got 'cross_entropy', needed .*; did you mean 'cross-entropy'\?"),
         ({"cost": 3}, r"cost: got int, needed a name, an eqprop\.Cost or a function\(output, target\)"),
@@ -409,6 +410,10 @@ GOOD = ("input>a", "a>b", "b>output")
         (
             lambda: DirectedNetwork.mlp(3, 4, 2, feedback_angle=200.0),
             "got 200.0, needed degrees from 0 to 180, or None",
+        ),
+        (
+            lambda: DirectedNetwork.mlp(3, 4, 2, feedback_angle="90"),
+            "feedback_angle: got '90', needed degrees from 0 to 180, or None",
         ),
         (lambda: DirectedNetwork.mlp(3, 4, 2, feedback_angle=-1.0), "got -1.0, needed degrees from 0 to 180, or None"),
         (

@@ -110,7 +110,7 @@ def test_pulses_leave_stuck_cells_as_they_are_seen(mode: str) -> None:
     chip.write_path(optimizer, mode=mode)
     before = {k: a.conductance.clone() for k, a in chip.arrays.items()}
     for p in chip.parameters():
-        p.grad = torch.full_like(p, 0.1)
+        p.grad = torch.full_like(p, 0.02)
     optimizer.step()
     for key, array in chip.arrays.items():
         stuck = array.cells.stuck

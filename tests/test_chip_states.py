@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from eqprop import ConfigError
-from hardware import Auxiliary, CellArray, Fluctuation, Substrate
+from hardware import Auxiliary, CellArray, Fluctuation, OutputAdc, Substrate
 from tests.helpers import inputs, network
 
 
@@ -56,6 +56,23 @@ def test_states_from_before_ranges_were_kept_load_as_they_did() -> None:
     state["_extra_state"] = state["_extra_state"][: 5 + len(chip.arrays)]
     loaded.load_state_dict(state)
     assert all(map(torch.equal, weights_that_act(chip), weights_that_act(loaded)))
+
+
+@pytest.mark.parametrize("cells", [CellArray("ecram"), None])
+def test_changes_that_a_write_path_cut_are_kept_and_older_states_have_none(cells: CellArray | None) -> None:
+    net = network("chain-tanh")
+    substrate = Substrate(cells=cells)
+    chip: Any = substrate.fabricate(net)
+    loaded: Any = substrate.fabricate(net)
+    chip.get_buffer("_limited").fill_(7)
+    loaded.load_state_dict(chip.state_dict())
+    assert loaded.counts["limited"] == 7
+    state = chip.state_dict()
+    state["_extra_state"] = state["_extra_state"][:-1]
+    loaded.load_state_dict(state)
+    assert loaded.counts["limited"] == 0
+    with pytest.raises(ConfigError, match="another substrate"):
+        Substrate(cells=cells, adc=OutputAdc()).fabricate(net).load_state_dict(state)
 
 
 def test_the_state_of_a_chip_with_other_arrays_is_refused() -> None:

@@ -435,7 +435,8 @@ def test_what_cannot_be_built_is_refused_with_what_could(case: str) -> None:
 def test_a_complex_contour_through_max_pooling_is_refused_with_what_to_use(kind: str) -> None:
     net, x, y = problem(kind, "max")
     rule = ep(readout="tangent", **CAUCHY)
-    with pytest.raises(ConfigError, match="with pooling='soft' or 'average' in place of 'max'"):
+    text = r"connection '\S+-\S+' has pooling='max', which is not holomorphic; write pooling='soft' or 'average', or"
+    with pytest.raises(ConfigError, match=text):
         rule.backward(net, x, y)
     assert all(p.grad is None for p in net.parameters())
 

@@ -198,8 +198,19 @@ def _bad() -> dict[str, tuple[Callable[[], Any], type[Exception], str]]:
         "microsiemens": (
             lambda: fit(TRAIN, g / US),
             DataError,
-            r"needed siemens, 0 to 1; data in uS: write .* \* 1e-6",
+            r"needed siemens, 0 to 0\.1; data in uS: write conductance_siemens \* 1e-6",
         ),
+        "levels that are shares": (
+            lambda: levels([0.1, 0.5, 0.9], [0.01] * 3),
+            DataError,
+            r"mean_siemens: got .* 0\.1 to 0\.9, needed siemens.*write mean_siemens \* g_max_siemens",
+        ),
+        "targets that are shares": (
+            lambda: levels([1e-6, 2e-6], [1e-7] * 2, target_siemens=[0.1, 0.9]),
+            DataError,
+            "target_siemens: got .* 0.1 to 0.9",
+        ),
+        "shares with noise": (lambda: noise([0.1, 0.5, 0.9], [0.01] * 3), DataError, "g_siemens: got .* 0.1 to 0.9"),
         "no up pulses": (lambda: fit([-1] * 160, g), DataError, "pulses: got none upwards"),
         "parts of pulses": (lambda: fit([0.5] * 160, g), DataError, "or parts of pulses"),
         "a flat trace": (lambda: fit(TRAIN, 0 * g + 1e-6), DataError, "got 1e-06 S everywhere"),

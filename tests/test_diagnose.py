@@ -157,6 +157,49 @@ def test_unconverged_samples_are_counted_on_each_side() -> None:
     assert found.unconverged_share == 1.0 and found.ideal_unconverged_share == 0.0
 
 
+WALK = EquilibriumPropagation(
+    beta=0.05, solver=eqprop.Langevin(dt=0.5, window=20), free=eqprop.Sweeps(80), nudged=eqprop.Sweeps(80)
+)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        WALK,
+        eqprop.Averaged(eqprop.Averaged(WALK, 2), 2),
+        replace(WALK, solver=eqprop.Alternating(), nudged_solver=WALK.solver),
+        replace(WALK, contour="random-sign"),
+    ],
+    ids=["plain", "averaged", "nudged", "random sign"],
+)
+def test_a_chip_that_relaxes_in_time_is_diagnosed_against_a_network_without_noise(rule: eqprop.Rule) -> None:
+    """Next to no noise: what is left is what its walk stops short of."""
+    net, x, y = case()
+    chip = Substrate(thermal=hardware.ThermalNoise(std=1e-9)).fabricate(net)
+    before = rule.state_dict()
+    found = hardware.diagnose(chip, net, rule, x, y)
+    for row in found.layers.values():
+        assert row.ideal.cosine > 0.9999 and row.ideal.norm_ratio == pytest.approx(1.0, abs=1e-2)
+        assert row.exact.cosine > 0.99 and (row.effective_bits or 0.0) > 5
+    after = rule.state_dict()
+    assert after.keys() == before.keys()
+    loud = Substrate(thermal=hardware.ThermalNoise(std=0.1)).fabricate(net)
+    assert hardware.diagnose(loud, net, rule, x, y).layers["hidden1"].ideal.cosine < 0.9
+
+
+def test_the_reference_rule_runs_on_the_ideal_network_alone() -> None:
+    net, x, y = case()
+    chip = Substrate().fabricate(net)
+    larger = replace(RULE, beta=0.5)
+    found = hardware.diagnose(chip, net, RULE, x, y, reference=larger)
+    for name, row in found.parameters.items():
+        g, t = (gradients(net, rule, x, y)[name].flatten() for rule in (RULE, larger))
+        assert row.ideal.cosine == pytest.approx(float(torch.cosine_similarity(g, t, 0)), abs=1e-9) != 1.0
+    signs = replace(RULE, contour="random-sign", beta=0.5)
+    same = hardware.diagnose(chip, net, signs, x, y, passes=3, reference=replace(signs, beta=0.5))
+    assert all(row.ideal.cosine == pytest.approx(1.0, abs=1e-12) for row in same.layers.values())
+
+
 def test_a_diagnosis_prints_and_is_plain_json() -> None:
     net, x, y = case()
     found = hardware.diagnose(NOISY.fabricate(net), net, RULE, x, y, passes=2)

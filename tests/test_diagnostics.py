@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -50,6 +51,33 @@ def test_gradients_leave_grad_as_it_was_after_an_error() -> None:
     with pytest.raises(eqprop.DataError):
         eqprop.gradients(net, RULE, inputs(net, 4), labels(3))
     assert first.grad is kept and bool((kept == 7.0).all())
+
+
+def test_looking_at_gradients_leaves_the_run_as_it_was(device: torch.device) -> None:
+    """Random signs, turns, probes and counts of steps of a rule go on as if nobody had looked."""
+    net = eqprop.DirectedNetwork.mlp(6, 5, 3, activation="sigmoid", feedback_angle=60.0, generator=seeded()).to(device)
+    x, y = torch.rand(4, 6, generator=seeded(1)).to(device), torch.tensor([0, 1, 2, 1], device=device)
+
+    def rule(contour: str) -> EquilibriumPropagation:
+        probes = eqprop.JacobianHomeostasis(0.3, estimator="symmetric", probes=1, every=2)
+        stops: dict[str, Any] = {"free": Sweeps(20), "nudged": Sweeps(10)}
+        return EquilibriumPropagation(contour=contour, readout="tangent", regularisers=(probes,), **stops)
+
+    for contour in ("random-sign", "alternating-sign"):
+        looking, training = rule(contour), rule(contour)
+        for _ in range(3):
+            first = eqprop.gradients(net, looking, x, y)
+            eqprop.compare_gradients(net, looking, TRUTH, x, y)
+            eqprop.compare_layers(net, looking, TRUTH, x, y)
+            with pytest.raises(eqprop.DataError):
+                eqprop.gradients(net, looking, x, y[:3])
+            net.zero_grad()
+            looking.backward(net, x, y)
+            seen = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+            net.zero_grad()
+            training.backward(net, x, y)
+            for n, p in net.named_parameters():
+                assert p.grad is not None and torch.equal(p.grad, seen[n]) and torch.equal(first[n], seen[n])
 
 
 def test_compare_gradients_has_every_parameter_and_the_whole(device: torch.device) -> None:

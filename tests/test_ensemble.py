@@ -489,3 +489,27 @@ def test_the_speed_suite_reports_gain_bounds_and_what_is_derived(tmp_path: Path)
     assert bounds["1"]["set_by"] == "launches"
     assert bounds["64"]["member_steps_per_second"] == pytest.approx(64 * bounds["1"]["member_steps_per_second"])
     assert len(list((tmp_path / "run" / "figures").iterdir())) == 1
+
+
+@pytest.mark.parametrize("fused", (True, False))
+def test_frozen_parameters_of_the_members_stay_and_others_learn(fused: bool) -> None:
+    nets = networks(eqprop.DirectedNetwork, activation="sigmoid", feedback_angle=60.0, readout=CLASSES)
+    for net in nets:
+        for pair in net.reciprocal_pairs():
+            pair.backward.weight.requires_grad_(False)
+        net.biases["hidden1"].requires_grad_(False)
+        net.readout.bias.requires_grad_(False)
+    together = eqprop.ensemble(nets)
+    frozen = {n: p.detach().clone() for n, p in together.named_parameters() if not p.requires_grad}
+    assert set(frozen) == {n for n, p in nets[0].named_parameters() if not p.requires_grad}
+    assert {n for n, p in together.member(1).named_parameters() if not p.requires_grad} == set(frozen)
+    before = {n: p.detach().clone() for n, p in together.named_parameters()}
+    x, y = next(batches(2))
+    optimizer = eqprop.EnsembleSGD(together, [0.1] * MEMBERS, momentum=0.5, fused=fused)
+    eqprop.EnsembleRule(rules(readout="tangent")).backward(together, x, y)
+    optimizer.step()
+    for n, p in together.named_parameters():
+        assert torch.equal(p, before[n]) == (n in frozen), n
+    nets[1].biases["hidden1"].requires_grad_(True)
+    with pytest.raises(eqprop.ConfigError, match="frozen parameters"):
+        eqprop.ensemble(nets)

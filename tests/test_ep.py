@@ -82,6 +82,7 @@ def test_a_random_sign_moves_on_between_steps_and_can_be_resumed(device: torch.d
 
     rule = fresh()
     first = gradient(net, rule, x, y)
+    rule.backward(net, x, y)  # a step, after which the signs have moved on
     kept = rule.state_dict()
     second = gradient(net, rule, x, y)
     assert not torch.equal(first, second)

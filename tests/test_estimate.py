@@ -138,7 +138,27 @@ def test_converters_cost_twice_as_much_a_bit_and_as_often_as_they_read() -> None
     assert each == pytest.approx((7 * 256 + 6 * 512 + 3 * 1024) * 18 * 5e-14)
     assert of(input_dac=InputDac(10))["input converters"] == pytest.approx(4 * of()["input converters"])
     slow = estimate(Substrate(timing=Timing(5e-6, 3e-6)).fabricate(net), RULE, inputs(net)).training_step
-    assert slow["cells"].seconds == pytest.approx(18 * 5e-6) and slow["writes"].seconds == pytest.approx(3e-6)
+    assert slow["cells"].seconds == pytest.approx(18 * 5e-6)
+
+
+@pytest.mark.parametrize("pulses", [None, 2.5])
+def test_a_write_takes_the_time_of_its_lines_or_that_of_the_chip_where_it_is_longer(pulses: float | None) -> None:
+    """7 lines at once in all arrays: five cycles of a pulse and a read of 100 ns each, or three pulses of 100 ns."""
+    net, name = network("chain-sigmoid"), "writes" if pulses is None else "pulses"
+    lines = 7 * 5 * 2e-7 if pulses is None else 7 * 3 * 1e-7
+
+    def of(seconds: float) -> Any:
+        chip = Substrate(timing=Timing(1e-6, seconds)).fabricate(net)
+        return estimate(chip, RULE, inputs(net), pulses_per_cell=pulses).training_step[name]
+
+    plain = case(pulses_per_cell=pulses).training_step[name]
+    assert plain.seconds == of(0.0).seconds == of(1e-6).seconds == pytest.approx(lines)
+    assert of(3e-5).seconds == pytest.approx(3e-5)
+    assert of(1e-6).formula.endswith("; 7 lines x 5 x 200 ns" if pulses is None else "; 7 lines x 3 x 100 ns")
+    assert of(3e-5).formula.endswith("; Timing.write_seconds = 30 us")
+    nothing: dict[str, Any] = {"writes_per_cell": 0.0} if pulses is None else {"pulses_per_cell": 0.0}
+    chip = Substrate(timing=Timing(1e-6, 3e-5)).fabricate(net)
+    assert estimate(chip, RULE, inputs(net), **nothing).training_step[name].seconds == 0.0
 
 
 def test_pulses_cost_what_they_dissipate() -> None:

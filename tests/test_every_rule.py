@@ -92,3 +92,35 @@ def test_the_rule_learns_to_read_digits(name: str, device: torch.device) -> None
     assert torch.isfinite(step.loss)
     assert last.loss < first.loss
     assert last.accuracy > 0.6, f"{name} should read most of the digits it was trained on, got {last.accuracy:.2f}"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_frozen_parameters_stay_where_they_are(name: str, device: torch.device) -> None:
+    """Fixed feedback weights, and biases, receive no gradient; all others the one that they have without it."""
+    kind, activation, rule = CASES[name]
+    cls = HopfieldNetwork if kind == "tied" else DirectedNetwork
+    options: dict[str, Any] = {} if kind == "tied" else {"feedback_angle": 60.0}
+    pooling = "none" if activation == "sigmoid" else "max"
+    options |= {"units": (4, 3), "pooling": pooling, "activation": activation}
+    net = cls.cnn((2, 8, 8), 3, 3, generator=seeded(1), **options).to(device)
+    x, y = torch.rand(4, 2, 8, 8, generator=seeded(2)).to(device), (torch.arange(4) % 3).to(device)
+    free = eqprop.gradients(net, rule, x, y) if name not in ("random-sign", "continual") else None
+    if isinstance(net, DirectedNetwork):
+        ends = [pair.backward for pair in net.reciprocal_pairs()]
+    else:  # a convolution, and a dense connection
+        ends = [net.connection(key) for key in (list(net.connections)[1], list(net.connections)[-1])]
+    fixed = [c.weight for c in ends] + [net.biases[net.names[-1]]]
+    for p in fixed:
+        p.requires_grad_(False)
+    if name == "Kolen-Pollack":
+        with pytest.raises(eqprop.ConfigError, match="frozen"):
+            rule.backward(net, x, y)
+        return
+    before = [p.detach().clone() for p in fixed]
+    rule.backward(net, x, y)
+    assert all(p.grad is None for p in fixed)
+    for n, p in net.named_parameters():
+        if p.requires_grad:
+            assert p.grad is not None and (free is None or torch.allclose(p.grad, free[n], atol=1e-6)), n
+    torch.optim.SGD(net.parameters(), lr=0.1).step()
+    assert all(torch.equal(p, old) for p, old in zip(fixed, before, strict=True))

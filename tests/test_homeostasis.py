@@ -191,6 +191,86 @@ def test_terms_are_separate_and_add_up(terms: str, device: torch.device) -> None
     assert float(loss.total) == pytest.approx(float(both.loss(network, state, drive).total))
 
 
+def test_each_term_is_that_of_the_dense_jacobian_by_every_estimator(device: torch.device) -> None:
+    """``||M||_F^2``, whose gradient is the weight itself, and ``-tr(M^2)``: not their sum alone."""
+    network, state, drive = settled("untied at 60 degrees", device)
+    assert isinstance(network, DirectedNetwork)
+    sizes = [s.shape[1] for s in state]
+    unit = torch.eye(sum(sizes), dtype=torch.float64, device=device)
+    columns = tuple(c for c in unit.split(sizes, 1))
+    m = torch.cat(network.jvp_inputs(columns, columns, drive), 1).T.detach()
+    norm, symmetry = float(m.square().sum()), -float((m @ m).trace())
+    assert abs(norm + symmetry) > 0.1 * norm and abs(norm - symmetry) > 0.1 * norm
+    for estimator, tolerance in (("exact", 1e-10), ("symmetric", 0.05), ("published", 0.05)):
+        for terms in ("norm", "symmetry"):
+            network.zero_grad()
+            regulariser = JacobianHomeostasis(1.0, estimator=estimator, terms=terms, probes=4000)
+            loss = regulariser.apply(network, state, drive, 0.7)
+            assert float(loss.norm) == pytest.approx(norm, rel=tolerance)
+            assert float(loss.symmetry) == pytest.approx(symmetry, rel=tolerance)
+            for pair in network.reciprocal_pairs():
+                w, b = pair.forward.weight, pair.turned(pair.backward.weight)
+                wanted = 0.7 * (w if terms == "norm" else -b).detach()
+                assert w.grad is not None
+                assert float((w.grad - wanted).norm() / wanted.norm()) < max(tolerance, 1e-9) * 2
+
+
+def test_rademacher_probes_are_signs_and_layerwise_ones_live_on_one_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, state, drive = settled("untied at 60 degrees", torch.device("cpu"))
+    seen: list[tuple[Tensor, ...]] = []
+    terms = eqprop._homeostasis._terms
+
+    def watched(*args: Any, **options: Any) -> Any:
+        seen.append(args[4])
+        return terms(*args, **options)
+
+    monkeypatch.setattr(eqprop._homeostasis, "_terms", watched)
+
+    def probes(**options: Any) -> list[tuple[Tensor, ...]]:
+        seen.clear()
+        JacobianHomeostasis(1.0, estimator="symmetric", probes=3, **options).apply(network, state, drive, 0.0)
+        return list(seen)
+
+    assert all(bool((e.abs() == 1).all()) for e in probes(distribution="rademacher")[0])
+    assert all(bool((e.abs() != 1).all()) for e in probes(distribution="gaussian")[0])
+    alone = probes(distribution="rademacher", layerwise=True)
+    assert [[bool(e.any()) for e in probe] for probe in alone] == torch.eye(len(state)).bool().tolist()
+    assert all(bool((probe[l].abs() == 1).all()) for l, probe in enumerate(alone))
+
+
+@pytest.mark.parametrize("estimator", ("exact", "symmetric"))
+def test_frozen_weights_are_measured_and_stay(estimator: str, device: torch.device) -> None:
+    network, state, drive = settled("untied at 60 degrees", device)
+    assert isinstance(network, DirectedNetwork)
+    regulariser = JacobianHomeostasis(1.0, estimator=estimator, seed=2)
+    free = regulariser.apply(network, state, drive, 1.0)
+    ((forward, backward), *_) = network.reciprocal_pairs()
+    expected = forward.weight.grad
+    network.zero_grad()
+    backward.weight.requires_grad_(False)
+    again = JacobianHomeostasis(1.0, estimator=estimator, seed=2).apply(network, state, drive, 1.0)
+    assert backward.weight.grad is None and expected is not None and forward.weight.grad is not None
+    assert torch.allclose(forward.weight.grad, expected) and torch.allclose(again.total, free.total)
+
+
+def test_on_a_loop_membrane_homeostasis_is_weight_decay_by_slopes(device: torch.device) -> None:
+    layers = {"x": Layer(5), "a": Layer(4, "sigmoid"), "b": Layer(3, "tanh"), "c": Layer(2, "sigmoid")}
+    edges = [Dense("x", "a"), Dense("a", "b"), Dense("b", "c"), Dense("c", "a")]
+    network = DirectedNetwork(layers, edges, generator=seeded()).double().to(device)
+    drive = network.drive(torch.rand(3, 5, generator=seeded(5), dtype=torch.float64).to(device))
+    state = eqprop.relax(network, network.initial_state(3), drive, stop=TIGHT).state
+    loss = JacobianHomeostasis(1.0, coordinates="membrane").apply(network, state, drive, 0.3)
+    z = network.inputs(state, drive)
+    slopes = dict(
+        zip(network.names, (r.derivative(v) for r, v in zip(network.activations, z, strict=True)), strict=True)
+    )
+    assert float(loss.symmetry) == 0.0
+    for key in ("a-b", "b-c", "c-a"):
+        weight = network.connection(key).weight
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, 0.3 * weight * slopes[key[0]].square().mean(0), rtol=1e-9)
+
+
 def test_the_difference_of_a_pair_decays_at_twice_the_coefficient_whatever_the_size(device: torch.device) -> None:
     for width in (4, 40):
         network = DirectedNetwork.mlp(3, width, 2, feedback_angle=90.0, generator=seeded()).to(device)
@@ -335,9 +415,13 @@ def test_tied_weights_stay_tied_without_decay(device: torch.device) -> None:
         ({"coefficient": math.nan}, "needed a finite number"),
         ({"coefficient": 1.0, "coordinates": "membranes"}, "did you mean 'membrane'"),
         ({"coefficient": 1.0, "estimator": "exactly"}, "did you mean 'exact'"),
-        ({"coefficient": 1.0, "estimator": "symmetric", "terms": "norm"}, "estimator='published'"),
         ({"coefficient": 1.0, "layerwise": True, "estimator": "exact"}, "estimator='symmetric'"),
         ({"coefficient": 1.0, "probes": 0}, "at least 1"),
+        ({"coefficient": 1.0, "probes": 2.5}, "probes: got 2.5, needed a whole number"),
+        ({"coefficient": 1.0, "every": 2.5}, "every: got 2.5, needed a whole number"),
+        ({"coefficient": "a"}, "coefficient: got 'a', needed a finite number"),
+        ({"coefficient": True}, "coefficient: got True"),
+        ({"coefficient": 1.0, "seed": "a"}, "seed: got 'a'"),
         ({"coefficient": 1.0, "per": "layer"}, "needed one of weight, unit"),
     ],
 )
@@ -398,3 +482,14 @@ def test_probes_one_after_another_are_probes_together(
         loss = regulariser.apply(network, state, drive, 0.5, torch.tensor([True, False, True], device=device))
         found.append((loss.total, [p.grad for p in network.parameters() if p.grad is not None]))
     torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("value", ("a", True, -1.0, math.inf))
+def test_a_decay_that_is_no_number_is_refused(value: Any) -> None:
+    with pytest.raises(eqprop.ConfigError, match="decay: got"):
+        KolenPollack(value)
+
+
+def test_kolen_pollack_names_what_serves_a_loop(device: torch.device) -> None:
+    with pytest.raises(eqprop.ConfigError, match="on a loop.*JacobianHomeostasis"):
+        stepped(loop().double().to(device), KolenPollack())

@@ -655,6 +655,7 @@ def test_pulses_move_a_single_cell_up_and_down_by_whole_steps() -> None:
     assert path.pulses == 8 * cells
 
 
+@pytest.mark.filterwarnings("ignore:write path. .*max_pulses")
 def test_project_brings_what_is_proposed_into_the_range_and_leaves_what_cells_hold() -> None:
     net = ResistiveNetwork.mlp(5, 4, 3, g_min_siemens=1e-6, g_max_siemens=5e-6, dtype=torch.float64)
     layout = CellArray("ecram", "single", g_min_siemens=1e-7, g_max_siemens=1e-5, drift=False, read_noise=False)

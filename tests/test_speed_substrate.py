@@ -10,7 +10,7 @@ import torch
 
 import hardware
 from benchmarks import _common, speed
-from benchmarks._speed_substrate import TARGETS, _share, candidate
+from benchmarks._speed_substrate import CONTROL, TARGETS, _interleaved, _share, candidate
 
 TINY = "--suite substrate --network 20-8-3 --batch-size 8 --sweeps 2 --rounds 2 --device cpu".split()
 
@@ -25,6 +25,22 @@ def test_the_suite_reports_ratios_to_the_plain_step(tmp_path: Path, capsys: pyte
     assert all(f["value"] > 0 and f["unit"] == "x plain step" for f in summary["headline"])
     assert set(summary["share_of_cells_touched_a_step"]) == set(summary["median_seconds"])
     assert "x plain" in capsys.readouterr().out
+    assert {CONTROL, "pcm, one cell of a pair"} < targets.keys()
+
+
+def test_candidates_take_turns_in_beginning_a_round_and_in_who_follows_whom() -> None:
+    """Two of a round's steps at a time; whoever always came first, or after the same one, would be always right or
+    wrong by the same."""
+    seen: list[str] = []
+    names = ["plain", "b", "c", "d"]
+    times, ratios = _interleaved({n: lambda n=n: seen.append(n) for n in names}, rounds=8)  # type: ignore[misc]
+    assert list(times) == list(ratios) == names and ratios["plain"] == 1.0
+    rounds = [seen[i : i + 8 : 2] for i in range(8, len(seen), 8)]  # after the warm-up
+    assert all(sorted(r) == sorted(names) for r in rounds) and len(rounds) == 8
+    for place in range(4):
+        assert {r[place] for r in rounds} == set(names)
+    before = {a: {b for r in rounds for b, c in zip(r, r[1:], strict=False) if c == a} for a in names}
+    assert all(len(found) >= 2 for found in before.values())
 
 
 def test_the_share_of_cells_is_that_of_a_step() -> None:

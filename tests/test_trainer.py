@@ -313,6 +313,42 @@ def test_lost_samples_of_every_phase_and_penalties_are_recorded(tmp_path: Path) 
     assert "excluded_share" not in trainer(None, epochs=1).fit()
 
 
+class Excludes(NoisyRule):
+    """No sample of the steps in ``lost`` enters the gradient, so that their loss is NaN."""
+
+    def __init__(self, lost: set[int]) -> None:
+        super().__init__()
+        self.lost, self.steps = lost, 0
+
+    def backward(self, net: Net, x: Tensor, y: Tensor) -> Any:
+        step = super().backward(net, x, y)
+        step.counted = torch.full((len(x),), self.steps not in self.lost)
+        if self.steps in self.lost:
+            step.loss = step.loss * torch.nan
+            net.zero_grad()
+        self.steps += 1
+        return step
+
+
+def test_batches_without_a_counted_sample_are_left_out_of_the_means(tmp_path: Path) -> None:
+    history = trainer(tmp_path / "r", rule=Excludes({0, 7, 19}), epochs=1, lr=0.0, checkpoint_every_steps=1).fit()
+    everything = trainer(None, epochs=1, lr=0.0).fit()
+    assert history["excluded_share"][0] == pytest.approx(24 / 203)
+    # at a rate of 0 the mean over 23 of 26 batches is that over all, to what batches differ by
+    assert history["train_loss"][0] == pytest.approx(everything["train_loss"][0], rel=0.1)
+    assert history["train_error"][0] == pytest.approx(everything["train_error"][0], abs=0.12)
+    nothing = trainer(None, rule=Excludes(set(range(26))), epochs=1, lr=0.0, guard=None).fit()
+    assert math.isnan(nothing["train_loss"][0]) and nothing["excluded_share"][0] == 1.0
+
+
+def test_a_run_in_which_nothing_converges_is_stopped_with_a_sentence_of_its_own() -> None:
+    run = trainer(None, rule=Excludes(set(range(26, 300))), epochs=9, lr=0.01)
+    with pytest.raises(TrainingError, match=r"no sample's phases converged in the last \d+ steps") as caught:
+        run.fit()
+    assert "free=/nudged=" in str(caught.value) and "most likely too high" not in str(caught.value)
+    assert 26 < run.step <= 2 * 26  # within an epoch
+
+
 def test_totals_are_exact_whatever_the_batch_size() -> None:
     split = data(100)
     frozen = torch.optim.SGD(Net().parameters(), lr=0.0)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +16,8 @@ from torch import Tensor
 
 import eqprop
 import hardware
-from hardware import CellArray, Streams, Substrate
+from eqprop import ConfigError, DataError
+from hardware import Auxiliary, CellArray, Streams, Substrate, WriteSettings
 from hardware._cell_draws import CellDraws
 from hardware._touched import Pulses, apply_pulses, pulses_of
 from tests.helpers import seeded
@@ -60,7 +65,8 @@ def test_only_the_cells_of_changed_weights_are_pulsed(name: str, mapping: str, d
 
 @pytest.mark.parametrize(("name", "mapping"), [*((n, "balanced") for n in TWO_WAY), ("pcm", "one-sided")])
 def test_what_a_cell_makes_of_its_pulses_does_not_depend_on_the_others(name: str, mapping: str) -> None:
-    change = 0.05 * torch.randn(30, 40, generator=seeded(1), dtype=torch.float64)
+    change = 1e-3 * torch.randn(30, 40, generator=seeded(1), dtype=torch.float64)
+    change = change * (3 if name == "idealized" else 50)  # whose steps are the finest
     few = change * (torch.rand(30, 40, generator=seeded(2)) < 0.1)
     found = []
     for proposed in (change, few):
@@ -140,3 +146,81 @@ def test_weights_that_were_set_by_hand_are_taken_over_by_the_next_pulses() -> No
     array = chip.arrays["input-hidden1"]
     assert torch.equal(weight.detach(), array.decoded(array.conductance))
     assert float((weight.detach() - 0.3).abs().median()) > 1e-4
+
+
+# -- what no cell can make anything of ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["programmed", "proportional", "stochastic", "sign"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_changes_that_are_not_finite_are_refused_and_leave_the_weights(mode: str, bad: float) -> None:
+    """They gave no pulses at all: an optimiser that diverged looked like one that has learnt all there is."""
+    chip = chip_of("idealized")
+    optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
+    path = chip.write_path(optimizer, mode=mode, dead_zone=1e-6)
+    weights = {n: p.detach().clone() for n, p in chip.named_parameters() if n.startswith("connections.")}
+    for p in chip.parameters():
+        p.grad = torch.full_like(p, 0.001)
+    chip.get_parameter("connections.hidden1-output.weight").grad[1, 2:4] = bad
+    with pytest.raises(DataError, match=r"hidden1-output: got 2 changes of 600 that are NaN.*lower the learning rate"):
+        optimizer.step()
+    assert path.pulses == 0
+    assert all(torch.equal(chip.get_parameter(n), w) for n, w in weights.items())
+    for p in chip.parameters():
+        p.grad = torch.full_like(p, 0.001)
+    optimizer.step()  # goes on where it was
+
+
+def test_finite_changes_whose_sum_is_not_are_written() -> None:
+    chip = chip_of("idealized").float()
+    step(chip, torch.full((30, 40), 1e38), mode="sign")
+    assert chip.counts["pulses"] > 0
+
+
+def told_by(action: Callable[[], Any]) -> list[Any]:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        action()
+    return told
+
+
+@pytest.mark.parametrize("mode", ["proportional", "stochastic"])
+def test_changes_cut_to_the_most_pulses_of_a_step_are_counted_and_told_of_once(mode: str) -> None:
+    chip = chip_of("idealized", programming=False)
+    array = chip.arrays["input-hidden1"]
+    pulse = 2 * array.device.pulses.step * array.device.frame.unit / array.scale
+    optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
+    chip.write_path(optimizer, mode=mode, max_pulses=7)
+    weight = chip.get_parameter("connections.input-hidden1.weight")
+
+    def propose(large: int, small: int) -> None:
+        for p in chip.parameters():
+            p.grad = torch.zeros_like(p)
+        change = torch.zeros(30 * 40, dtype=torch.float64)
+        change[:large], change[large : large + small] = 20 * pulse, 7 * pulse
+        weight.grad = -change.view(30, 40)
+        optimizer.step()
+
+    assert not told_by(lambda: propose(5, 5)) and chip.counts["limited"] == 5  # half of them is not most of them
+    (told,) = told_by(lambda: propose(6, 5))
+    assert "connection input-hidden1: 55 % of the changes of a step" in str(told.message)
+    assert re.search(r"max_pulses=7 pulses, up to 2[01], .*max_pulses=2[01]\)$", str(told.message))
+    assert told.filename == __file__
+    assert not told_by(lambda: propose(40, 0)) and chip.counts["limited"] == 51
+    assert chip_of("idealized").counts["limited"] == 0
+
+
+def test_one_pulse_of_a_sign_is_no_cut(device: torch.device) -> None:
+    chip = chip_of("idealized").to(device)
+    step(chip, torch.full((30, 40), 10.0, dtype=torch.float64, device=device), mode="sign", max_pulses=1)
+    assert chip.counts["limited"] == 0
+
+
+@pytest.mark.parametrize("of", [WriteSettings, Auxiliary])
+def test_settings_of_a_write_path_survive_a_file(of: Any) -> None:
+    cells = Auxiliary(transfer_every=3, device=replace(hardware.device("reram-sb"), name="mine"), adc_bits=6)
+    for settings in (of(), cells if of is Auxiliary else WriteSettings("sign", gain_std=0.1, auxiliary=cells)):
+        plain = json.loads(json.dumps(settings.spec()))
+        assert of.from_spec(plain) == settings
+    with pytest.raises(ConfigError, match="field of"):
+        of.from_spec(of().spec() | {"gian_std": 0.1})
