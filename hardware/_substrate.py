@@ -46,9 +46,8 @@ class Timing(Printed):
             value = getattr(self, name)
             require_number(f"Timing.{name}", value, least=0.0, most=1e9)
             if abs(value * 1e9 - round(value * 1e9)) > 1e-3:
-                raise ConfigError(
-                    f"Timing.{name}: got {value!r}, needed whole nanoseconds; write {round(value * 1e9) * 1e-9:g}"
-                )
+                near = max(round(value * 1e9), 1) * 1e-9
+                raise ConfigError(f"Timing.{name}: got {value!r}, needed whole nanoseconds; write {near:g}")
 
 
 @dataclass(frozen=True, repr=False)
