@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import _sweep_data
+from benchmarks._asymmetry_diagnosis import diagnose
 from benchmarks._asymmetry_rows import FREE, NUDGED, Row, make_network, make_optimizer, make_rule
 from benchmarks._common import sizes
 from benchmarks._suite import trained
 from benchmarks._sweep_data import Data
-from benchmarks.asymmetry import BATCH, diagnose
+from benchmarks.asymmetry import BATCH
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 

@@ -12,7 +12,7 @@ import torch
 
 import eqprop
 import hardware
-from benchmarks import _sweep_asymmetry, _sweep_substrate, asymmetry
+from benchmarks import _asymmetry_diagnosis, _sweep_asymmetry, _sweep_substrate
 from benchmarks._asymmetry_rows import FREE, NUDGED, Row, make_network, make_optimizer, make_rule, rows
 from benchmarks._substrate_rows import rows as substrate_rows
 from benchmarks._sweep_targets import target
@@ -98,7 +98,7 @@ def test_a_point_looks_at_what_the_benchmark_looks_at() -> None:
     made = config("asymmetry", **SMALL, seed=3)
     row = _sweep_asymmetry.row_of(made)
     data = load_dataset("digits", seed=3)
-    found = asymmetry.diagnose(row, 3, make_network(row, 3), data, made.rule.tol)
+    found = _asymmetry_diagnosis.diagnose(row, 3, make_network(row, 3), data, made.rule.tol)
     point = _sweep_asymmetry.run(made)
     for layer, match in found["error_vector"].items():
         assert point["error_vector_cosine_before"][layer] == match["cosine"]
