@@ -41,6 +41,7 @@ from eqprop._sweep_processes import process_context
 from eqprop._sweep_worker import Watch, compute
 
 _POLL_SECONDS = 0.1
+_DYING_SECONDS = 15.0  # that a worker which ends itself is waited for; it may come back at the same address
 _FETCH_SECONDS = 60.0  # of outcomes, small as they are; their worker may die before they are fetched
 
 
@@ -98,10 +99,16 @@ class Dask:
         begun: dict[str, float] = {}
         suspects: deque[Job] = deque()
         tried: set[str] = set()
+        dying: dict[str, float] = {}  # workers that said so, by address: until when they are waited for
         client.subscribe_topic(self._topic, lambda event: news.put(tuple(event[1])))
         try:
             while jobs or active or suspects:
                 if suspects and not jobs and not active:  # one at a time: what dies now is to blame
+                    dying = _still_there(client, dying)
+                    if dying:  # a point that went to one of them would die with it
+                        time.sleep(_POLL_SECONDS)
+                        yield None
+                        continue
                     jobs.append(suspects.popleft())
                 while jobs:
                     job = jobs.popleft()
@@ -124,7 +131,9 @@ class Dask:
                 seconds = time.monotonic() - begun[key] if key in begun else None
                 if kind != "end":
                     future.cancel()  # or it would be tried again elsewhere
-                    yield job, job.failed(kind, str(detail), seconds=seconds)
+                    message, address = detail
+                    dying[address] = time.monotonic() + _DYING_SECONDS
+                    yield job, job.failed(kind, message, seconds=seconds)
                     continue
                 try:
                     found = future.result(timeout=_FETCH_SECONDS)
@@ -143,6 +152,14 @@ class Dask:
                 future.cancel()
 
 
+def _still_there(client: Any, dying: dict[str, float]) -> dict[str, float]:
+    """Those that the scheduler has not missed yet."""
+    if not dying:
+        return {}
+    known, now = client.nthreads(), time.monotonic()
+    return {address: until for address, until in dying.items() if address in known and now < until}
+
+
 def _why(error: BaseException) -> tuple[str, str]:
     """Status and message of a task that brought nothing back."""
     if type(error).__name__ == "KilledWorker":
@@ -154,7 +171,7 @@ def _on_cluster(job: Job, topic: str, key: str) -> list[Outcome]:
     """What a worker of the cluster does."""
     worker = _distributed().get_worker()
     worker.log_event(topic, ["begin", key, None])
-    with Watch(job.limits, lambda status, message: worker.log_event(topic, [status, key, message])):
+    with Watch(job.limits, lambda status, message: worker.log_event(topic, [status, key, [message, worker.address]])):
         outcomes = compute(job)
     # the most that the worker had may have been another point's
     return [dataclasses.replace(outcome, peak_memory_bytes=None) for outcome in outcomes]
