@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import eqprop
 from benchmarks._asymmetry_rows import Row, make_rule
 
@@ -19,15 +21,14 @@ def diagnose(row: Row, seed: int, network: Any, data: eqprop.DataSplits, tol: fl
     """
     if row.rule == "backprop":
         return {}
-    x, y = next(data.test.batches(200))
-    double, x = network.clone().double(), x.double()
+    double, x, y = _in_double(network, data)
     stop = eqprop.Stop(tol=1e-10, max_sweeps=2000)
     exact = eqprop.EquilibriumPropagation(
         cost="cross-entropy", contour="derivative", readout="tangent", free=stop, nudged=stop
     )
     own = make_rule(row, seed, tol)
     found: dict[str, Any] = {
-        "error_vector": own_error_vectors(row, seed, network, data, tol),
+        "error_vector": _own_error_vectors(row, seed, double, x, y, tol),
         "error_vector_exact_response": _by_layer(eqprop.compare_error_vectors(double, exact, x, y)),
         "unconverged_share": float(own.error_vector(double, x, y)[0].unconverged_share),
     }
@@ -40,14 +41,6 @@ def diagnose(row: Row, seed: int, network: Any, data: eqprop.DataSplits, tol: fl
     return found
 
 
-def own_error_vectors(
-    row: Row, seed: int, network: Any, data: eqprop.DataSplits, tol: float
-) -> dict[str, dict[str, float]]:
-    """By layer, in float64: the error vectors of the row's own rule against the adjoint, on 200 test images."""
-    x, y = next(data.test.batches(200))
-    return _by_layer(eqprop.compare_error_vectors(network.clone().double(), make_rule(row, seed, tol), x.double(), y))
-
-
 def diagnose_again(row: Row, folder: Path, record: dict[str, Any], data: eqprop.DataSplits) -> dict[str, Any] | None:
     """The record of a finished run with the error vectors of its own rule taken anew from its last checkpoint.
 
@@ -57,8 +50,21 @@ def diagnose_again(row: Row, folder: Path, record: dict[str, Any], data: eqprop.
     if not record.get("error_vector") or record["stopped"]:
         return None
     tol = float(eqprop.Run.open(folder).config["tol"])
-    network = eqprop.load(folder)
-    return record | {"error_vector": own_error_vectors(row, record["seed"], network, data, tol)}
+    double, x, y = _in_double(eqprop.load(folder), data)
+    return record | {"error_vector": _own_error_vectors(row, record["seed"], double, x, y, tol)}
+
+
+def _in_double(network: Any, data: eqprop.DataSplits) -> tuple[Any, Tensor, Tensor]:
+    """The network, and the 200 test images that are looked at, in float64."""
+    x, y = next(data.test.batches(200))
+    return network.clone().double(), x.double(), y
+
+
+def _own_error_vectors(
+    row: Row, seed: int, double: Any, x: Tensor, y: Tensor, tol: float
+) -> dict[str, dict[str, float]]:
+    """By layer: the error vectors of the row's own rule against the adjoint."""
+    return _by_layer(eqprop.compare_error_vectors(double, make_rule(row, seed, tol), x, y))
 
 
 def _by_layer(vectors: Mapping[str, eqprop.ErrorVectorMatch]) -> dict[str, dict[str, float]]:

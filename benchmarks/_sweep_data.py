@@ -26,6 +26,12 @@ def require_data(data: Data) -> None:
         raise ConfigError(f"data.train: got {data.train}, needed at least 1, or none for all")
 
 
+def require_found(found: eqprop.DataSplits, wanted: str) -> None:
+    """Raises DataError where another data set stands in for the one that was asked for."""
+    if found.name != wanted:
+        raise DataError(f"{wanted} is not here, only {found.name}; write data.dataset={found.name}")
+
+
 def load(data: Data, seed: int) -> eqprop.DataSplits:
     """The images; which ones, where not all are wanted, is drawn by the seed.
 
@@ -34,8 +40,7 @@ def load(data: Data, seed: int) -> eqprop.DataSplits:
         DataError: another data set stands in for the one that was asked for.
     """
     found = eqprop.load_dataset(data.dataset, validation=data.validation, seed=seed)
-    if found.name != data.dataset:
-        raise DataError(f"{data.dataset} is not here, only {found.name}; write data.dataset={found.name}")
+    require_found(found, data.dataset)
     if data.train is None:
         return found
     if data.train > len(found.train):

@@ -14,6 +14,7 @@ from torch import Tensor
 import eqprop
 from benchmarks import _training, mnist
 from benchmarks._ensemble import Member, Plan, Together
+from benchmarks._sweep_data import require_found
 from benchmarks._sweep_mnist_config import Config as Config
 from benchmarks._sweep_mnist_config import completed as completed
 from benchmarks._sweep_mnist_config import settings as settings_of
@@ -21,7 +22,7 @@ from benchmarks._sweep_mnist_config import substrate_of
 from eqprop._data import load_dataset
 from eqprop._data_splits import stratified
 from eqprop._diagnostics import match, parameters_by_layer
-from eqprop._errors import ConfigError, DataError, EqPropError, TrainingError
+from eqprop._errors import ConfigError, EqPropError, TrainingError
 
 _BATCH = 64  # images of the gradients that are compared
 _CONTOURS = ("centred", "one-sided", "random-sign", "alternating-sign")  # those of an ensemble
@@ -109,8 +110,7 @@ def _caught(config: Config) -> dict[str, Any] | BaseException:
 
 def _data(settings: mnist.Config, device: torch.device) -> eqprop.DataSplits:
     data = mnist.make_data(settings, None, device)
-    if data.name != settings.dataset:
-        raise DataError(f"{settings.dataset} is not here, only {data.name}; write data.dataset={data.name}")
+    require_found(data, settings.dataset)
     return data
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import hardware
 from benchmarks import mnist
+from benchmarks._sweep_data import Data as Data
 
 # None stands for the preset of data set and network throughout, unless said otherwise; `completed` puts it in.
 
@@ -49,15 +50,6 @@ class Training:
     decay: float | None = None
     momentum: float | None = None
     weight_decay: float | None = None
-
-
-@dataclass(frozen=True)
-class Data:
-    """Data set (in the cache or EQPROP_DATA); ``train`` images, None for all, and ``validation`` images held out."""
-
-    dataset: str = "mnist"
-    train: int | None = None
-    validation: int | None = None
 
 
 @dataclass(frozen=True)

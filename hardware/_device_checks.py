@@ -12,12 +12,9 @@ import torch
 from torch import Tensor
 
 from eqprop._errors import ConfigError, DataError
+from eqprop._numbers import is_number as is_number
+from eqprop._numbers import is_whole
 from hardware._cell_draws import CellDraws
-
-
-def is_number(value: Any) -> bool:
-    """A finite int or float that is no bool."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def require_number(
@@ -48,7 +45,7 @@ def require_numbers(name: str, values: Any, count: int = 1) -> tuple[float, ...]
 
 def require_whole(name: str, value: Any, least: int) -> None:
     """Raises ConfigError unless ``value`` is an int of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_whole(value, least):
         raise ConfigError(f"{name}: got {value!r}, needed a whole number of at least {least}")
 
 
