@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import eqprop
 from benchmarks._common import device_named, finish, sizes
 from benchmarks._rates import GPUS
-from benchmarks._timing import medians
+from benchmarks._timing import each_round, middle, ratio
 from eqprop._ensemble_parts import NARROW
 from eqprop._figures import BLUE, GREEN, GREY, ORANGE, RED, _tidy
 
@@ -190,7 +189,8 @@ def ensemble_suite(arguments: argparse.Namespace) -> None:
         }
     with _Count() as count:
         runs.together(1, steps=1)()
-    times, ratios = _interleaved(candidates, arguments.rounds)
+    rounds = each_round(candidates, rounds=arguments.rounds, calls=1, warm_up=1)
+    times, ratios = middle(rounds), {m: ratio(rounds, f"separate/{m}", f"ensemble/{m}") for m in MEMBERS}
     each = {  # seconds a member-step
         name: [times[f"{name}/{m}"] / m / (STEPS if name in ("separate", "ensemble") else 1) for m in MEMBERS]
         for name in ("separate", "ensemble", "products", "update", "copy")
@@ -248,13 +248,6 @@ def ensemble_suite(arguments: argparse.Namespace) -> None:
         },
         device=device,
     )
-
-
-def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[int, float]]:
-    """Median seconds of a call, and the median over rounds of the ratio of rates in the same round."""
-    each = [medians(candidates, rounds=1, calls=1, warm_up=1 if i == 0 else 0) for i in range(rounds)]
-    times = {name: statistics.median(t[name] for t in each) for name in candidates}
-    return times, {m: statistics.median(t[f"separate/{m}"] / t[f"ensemble/{m}"] for t in each) for m in MEMBERS}
 
 
 def draw(each: Mapping[str, Sequence[float]], ratios: Mapping[int, float], title: str) -> Figure:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +21,7 @@ import snn
 from benchmarks._common import device_named, finish
 from benchmarks._counting import peak_bytes
 from benchmarks._speed_liquid_figures import scaling
-from benchmarks._timing import medians
+from benchmarks._timing import each_round, medians, middle, ratio
 from eqprop._data import load_dataset
 from eqprop._errors import ConfigError
 
@@ -252,8 +251,8 @@ def liquid_suite(arguments: argparse.Namespace) -> None:
     device, rounds = device_named(arguments.device), arguments.rounds
     x = trains(arguments.batch_size, arguments.sweeps)
     made = compared(x, 1000, device)
-    each = [medians(made.calls, rounds=1, calls=1, warm_up=0 if i else 1) for i in range(rounds)]
-    times = {name: statistics.median(t[name] for t in each) for name in made.calls}
+    each = each_round(made.calls, rounds=rounds, calls=1, warm_up=1)
+    times = middle(each)
     ratios = {figure[0]: _ratio(figure, made.samples, each) for figure in made.figures}
     print(f"{arguments.sweeps} steps, {device}, {torch.get_num_threads()} thread(s)")
     for name, seconds in times.items():
@@ -290,4 +289,4 @@ def _ratio(
 ) -> float:
     """Time a sample of the one over that of the other, the median over rounds."""
     _, over, under, _, _ = figure
-    return statistics.median((t[over] / samples[over]) / (t[under] / samples[under]) for t in each)
+    return ratio(each, over, under) * samples[under] / samples[over]

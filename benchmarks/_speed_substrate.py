@@ -19,7 +19,7 @@ import torch
 import eqprop
 import hardware
 from benchmarks._common import device_named, finish, sizes
-from benchmarks._timing import medians
+from benchmarks._timing import Candidates, each_round, middle, ratio
 
 #: a second plain network, whose ratio would be 1 without errors of the measurement
 CONTROL = "plain, once more"
@@ -144,13 +144,11 @@ def _touched(one: Candidate) -> list[torch.Tensor]:
 
 def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of a step, and the median over rounds of its ratio to the plain step of the same round."""
-    each = [medians(_turned(candidates, i), rounds=1, calls=2, warm_up=2 if i == 0 else 0) for i in range(rounds)]
-    median = lambda values: float(torch.tensor(values, dtype=torch.float64).median())  # noqa: E731
-    times = {name: median([t[name] for t in each]) for name in candidates}
-    return times, {name: median([t[name] / t["plain"] for t in each]) for name in candidates}
+    each = each_round(candidates, rounds=rounds, calls=2, warm_up=2, order=_turned)
+    return middle(each), {name: ratio(each, name, "plain") for name in candidates}
 
 
-def _turned(candidates: dict[str, Callable[[], object]], by: int) -> dict[str, Callable[[], object]]:
+def _turned(candidates: Candidates, by: int) -> Candidates:
     """The candidates in another order: both directions in turn, so that not the same one always comes before another,
     and another one first in every second round."""
     names = list(candidates)
