@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks._substrate_rows import MISMATCH_NUDGE, SMALL_NUDGE
 from benchmarks._substrate_table import BETAS, BITS, HEAT_BETAS, LEVELS
 from eqprop._figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _tidy
 
@@ -118,25 +119,32 @@ def devices(lines: Sequence[Line]) -> Figure:
 
 
 def mismatch(lines: Sequence[Line]) -> Figure:
-    """Accuracy and the first layer's cosine over the mismatch, a line a rule."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    series = list(dict.fromkeys(line["series"] for line in lines))
-    for n, name in enumerate(series):
+    """Accuracy over the mismatch, and the first layer's cosine at the nudge of training and at a small one.
+
+    A line a rule. The first cosine has the bias of the nudge beside that of the mismatch, the second that alone.
+    """
+    figure = Figure(figsize=(14, 4.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    shown = ("accuracy_percent", "cosine_own", "cosine_own_small_nudge")
+    for n, name in enumerate(dict.fromkeys(line["series"] for line in lines)):
         mine = sorted((v for v in lines if v["series"] == name), key=lambda v: float(v["x"]))
-        places, colour = [v["x"] for v in mine], _COLOURS[n % len(_COLOURS)]
-        deviations = [v["accuracy_deviation"] or 0.0 for v in mine]
-        left.errorbar(
-            places, [v["accuracy_percent"] for v in mine], deviations, fmt="o-", color=colour, capsize=2, label=name
-        )
-        cosines = [math.nan if v["cosine_own"] is None else v["cosine_own"] for v in mine]
-        right.plot(places, cosines, "o-", color=colour)
-    left.set_ylabel("test accuracy (%)")
-    right.set_ylabel("cosine with the machine's own exact gradient,\nfirst layer, after training")
-    for axes in (left, right):
-        axes.set_xlabel("mismatch of the ways there and back (% a cell)")
+        # side by side, or the bars of one rule would hide those of another
+        places = [v["x"] + 0.4 * (n - 2) for v in mine]
+        for axes, key in zip(panels, shown, strict=True):
+            values = [math.nan if v[key] is None else v[key] for v in mine]
+            bars = [v[f"{key.removesuffix('_percent')}_deviation"] or 0.0 for v in mine]
+            axes.errorbar(places, values, bars, fmt="o-", color=_COLOURS[n % len(_COLOURS)], capsize=2, label=name)
+    labels = (
+        "test accuracy (%)",
+        f"cosine with the machine's own exact gradient,\nfirst layer, trained; nudge {MISMATCH_NUDGE:g}",
+        f"the same at a nudge of {SMALL_NUDGE:g}",
+    )
+    for axes, label in zip(panels, labels, strict=True):
+        axes.set(xlabel="mismatch of the ways there and back (% a cell)", ylabel=label)
         _tidy(axes)
-    left.legend(frameon=False, fontsize="small")
+    for axes in panels[1:]:
+        axes.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
+    panels[0].legend(frameon=False, fontsize="small", loc="lower left")
     return figure
 
 

@@ -32,6 +32,9 @@ RATES: dict[tuple[int, ...], tuple[float, ...]] = {SHALLOW: (0.3, 0.1), DEEP: (0
 FREE, NUDGED = {SHALLOW: 10, DEEP: 20}, {SHALLOW: 6, DEEP: 10}
 SEARCH = (0.01, 0.03, 0.1, 0.3, 1.0)
 MISMATCH = (0, 5, 10, 20, 35, 50)
+#: of their training, and another at which trained networks are looked at: on the few wrong images that make most of
+#: their gradient the bias of the first hides that of a mismatch
+MISMATCH_NUDGE, SMALL_NUDGE = 0.2, 0.02
 #: weights of the ideal network reach +-0.25; cells hold somewhat more
 WEIGHT_RANGE = 0.3
 #: a chip that verifies a write at once: drift and accumulated noise of training start there, not at 20 s
@@ -133,7 +136,7 @@ def _in_situ(label: str, cells: CellArray, note: str = "", **write: Any) -> Row:
 
 def _mismatches() -> list[Row]:
     """Ways there and back that differ: in one array read both ways, or between two arrays."""
-    contrast = {"beta": 0.2}  # small enough for its own bias not to hide that of the mismatch
+    contrast = {"beta": MISMATCH_NUDGE}
     tangent = contrast | {"readout": "tangent"}
     two = {"directed": True, "rate": 0.2}  # at the full rates their outputs die, even where nothing differs
     rules: list[tuple[str, dict[str, Any]]] = [

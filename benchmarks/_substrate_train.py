@@ -13,6 +13,7 @@ import hardware
 from benchmarks._substrate_rows import (
     BATCH,
     SEARCH,
+    SMALL_NUDGE,
     Row,
     make_chip,
     make_network,
@@ -85,9 +86,12 @@ def gradient(row: Row, seed: int, chip: Any, data: eqprop.DataSplits) -> dict[st
     ideal.load_state_dict({name: p.detach() for name, p in chip.named_parameters()})
     found: dict[str, Any] = {"diagnosis": hardware.diagnose(chip, ideal, rule, x, y).record()}
     if row.group == "mismatch":  # what it holds still is the machine: the gradient of its own loss is the aim
-        truth = eqprop.ImplicitGradient(cost=rule.cost, free=eqprop.Stop(1e-6, 1000, block=10))
-        own = eqprop.compare_layers(chip, rule, truth, x, y)
-        found["cosine_with_own_gradient"] = {layer: match.cosine for layer, match in own.items()}
+        fine = eqprop.Stop(1e-6, 1000, block=10)
+        truth = eqprop.ImplicitGradient(cost=rule.cost, free=fine)
+        small = make_rule(replace(row, homeostasis=None, rule=row.rule | {"beta": SMALL_NUDGE}), seed, fine)
+        for key, looked in (("cosine_with_own_gradient", rule), ("cosine_with_own_gradient_small_nudge", small)):
+            own = eqprop.compare_layers(chip, looked, truth, x, y)
+            found[key] = {layer: match.cosine for layer, match in own.items()}
     return found
 
 

@@ -154,6 +154,7 @@ def test_mismatch_and_mitigations_train_and_are_drawn(tmp_path: Path, capsys: py
         tmp_path,
         "--rows",
         "mismatch/contrast-50",
+        "mismatch/AsymEP-50",
         "mismatch/homeostasis*-0",
         "mitigations/differential-ADC",
         "mitigations/4-passes*",
@@ -161,13 +162,16 @@ def test_mismatch_and_mitigations_train_and_are_drawn(tmp_path: Path, capsys: py
     printed = capsys.readouterr().out
     mismatched = json.loads((tmp_path / "mismatch/contrast-50/seed0/result.json").read_text())
     assert mismatched["cosine_with_own_gradient"]["hidden1"] < 1.0
+    corrected = json.loads((tmp_path / "mismatch/AsymEP-50/seed0/result.json").read_text())
+    key = "cosine_with_own_gradient_small_nudge"  # of which the correction leaves the bias of the nudge alone
+    assert corrected[key]["hidden1"] > 0.99 > mismatched[key]["hidden1"]
     noisy = json.loads((tmp_path / "mitigations/differential-ADC/seed0/result.json").read_text())
     assert noisy["diagnosis"]["layers"]["hidden1"]["effective_bits"] is not None
     assert "programmed_percent" not in noisy and not (tmp_path / "devices").exists()
     assert {path.stem for path in (tmp_path / "report/figures").iterdir()} == {"mismatch", "mitigations"}
     summary = json.loads((tmp_path / "report/summary.json").read_text())
     assert [line["row"] for line in summary["rows"]] == [
-        "contrast 50 %", "homeostasis, two arrays 0 %", "differential ADC", "4 passes averaged"
+        "contrast 50 %", "AsymEP 50 %", "homeostasis, two arrays 0 %", "differential ADC", "4 passes averaged"
     ]  # fmt: skip
     assert "forward and backward mismatch, mitigations" in printed
 
@@ -219,6 +223,7 @@ def finished(out: Path, row: Row, seed: int, accuracy: float, cosine: float) -> 
     }  # fmt: skip
     if row.group == "mismatch":
         record["cosine_with_own_gradient"] = {"hidden1": cosine}
+        record["cosine_with_own_gradient_small_nudge"] = {"hidden1": cosine + 0.25}
     if row.write is not None:
         record |= {"pulses": 1e6, "later_percent": {"at once": accuracy, "1 s": accuracy - 1, "1 day": accuracy - 2}}
     (folder / "result.json").write_text(json.dumps(record))
@@ -231,12 +236,14 @@ def test_a_report_gives_means_over_seeds(tmp_path: Path, capsys: pytest.CaptureF
     script(tmp_path, "--report", "--data", "nowhere", "--seeds", "2")
     printed = capsys.readouterr().out
     assert "| devices | ecram | 2 x 2 | 91.00 +- 1.41 | 91.00 / 90.00 / 89.00 |" in printed
-    assert "| mismatch | AsymEP 20 % | 2 x 2 | 95.00 +- 0.00 |  |  | 0.600 | 0.500 | 0.600 | 3.5 |" in printed
+    assert "| mismatch | AsymEP 20 % | 2 x 2 | 95.00 +- 0.00 |  |  | 0.600 | 0.500 | 0.600 | 0.850 | 3.5 |" in printed
     summary = json.loads((tmp_path / "report/summary.json").read_text())
     assert summary["rows"][0]["curve"] == [10.0, 50.5, 60.5]
     named = {figure["name"]: figure["value"] for figure in summary["headline"]}
     assert named["devices, ecram: accuracy"] == 91.0
-    assert named["AsymEP 20 %: first layer's cosine"] == pytest.approx(0.6)
+    assert named["AsymEP 20 %: first layer's cosine with its own gradient, small nudge"] == pytest.approx(0.85)
+    deviations = [row["cosine_own_small_nudge_deviation"] for row in summary["rows"]]
+    assert deviations == [None, pytest.approx(0.2 / 2**0.5)]
     for name in ("devices", "mismatch"):
         assert (tmp_path / f"report/figures/{name}.png").stat().st_size > 5000
 
