@@ -57,6 +57,26 @@ def add_output_options(parser: argparse.ArgumentParser, default: Path, *, resume
     group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU (default: as torch decides)")
 
 
+def add_sweep_options(
+    parser: argparse.ArgumentParser, out: Path | None, *, members: int, together: str, record: str
+) -> Any:
+    """The options of every script whose points go through `eqprop.sweep`; returns their group, for more of them.
+
+    `out`: where the sweep goes; None for a folder by the name of what is swept. `together`: what the `members` of a
+    process are. `record`: what is copied.
+    """
+    group = parser.add_argument_group("run")
+    place = out or "runs/sweep-NAME"
+    group.add_argument("--out", metavar="DIR", type=Path, default=out, help=f"folder of the sweep (default: {place})")
+    group.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: 1, or one a GPU)")
+    group.add_argument("--threads", type=int, metavar="N", help="threads of the CPU, a process (default: 1)")
+    group.add_argument("--members", type=int, default=members, metavar="N", help=together)
+    group.add_argument("--retry-failed", action="store_true", help="compute failed points again")
+    group.add_argument("--quiet", action="store_true", help="no progress line")
+    group.add_argument("--record", metavar="NAME", help=f"copy {record}")
+    return group
+
+
 def run_main(
     main: Callable[[argparse.Namespace], None],
     parser: argparse.ArgumentParser,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +77,15 @@ class Task:
             "name": self.name, "source": self.source, "train": len(self.train), "test": len(self.test),
             "channels": self.channels, "steps": self.steps, "encoder": dict(self.encoder),
         }  # fmt: skip
+
+
+def add_task_options(parser: argparse.ArgumentParser, dataset: str) -> None:
+    """The options that choose a data set, and how much of it."""
+    task = parser.add_argument_group("task")
+    task.add_argument("--dataset", default=dataset, metavar="NAME", help=", ".join(DATASETS))
+    task.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: $EQPROP_DATA)")
+    task.add_argument("--samples", type=int, metavar="N", help="training samples, validation included (default: all)")
+    task.add_argument("--test", type=int, metavar="N", help="the first N test samples only (default: all)")
 
 
 def split(count: int) -> tuple[Tensor, Tensor]:

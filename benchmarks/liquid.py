@@ -27,7 +27,7 @@ import snn
 from benchmarks import _liquid_figures as figures
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main
 from benchmarks._liquid_config import Config, counts_of, make_config, make_liquid
-from benchmarks._liquid_data import DATASETS, Task, load_task
+from benchmarks._liquid_data import Task, add_task_options, load_task
 from benchmarks._liquid_features import FEATURES, Cache, clear, compute
 from benchmarks._liquid_fits import LIQUID, OFF, READOUTS, fits, lines, place_of
 from benchmarks._liquid_health import BRANCHING_WEIGHTS, PUBLISHED, Look, look, mean_figures, require_well
@@ -50,11 +50,7 @@ def options() -> argparse.ArgumentParser:
         f"  python -m {MODULE} --branching --out runs/liquid-branching"
     )
     made = new_parser(MODULE, __doc__ or "", examples)
-    task = made.add_argument_group("task")
-    task.add_argument("--dataset", default="mnist", metavar="NAME", help=", ".join(DATASETS))
-    task.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: $EQPROP_DATA)")
-    task.add_argument("--samples", type=int, metavar="N", help="training samples, validation included (default: all)")
-    task.add_argument("--test", type=int, metavar="N", help="the first N test samples only (default: all)")
+    add_task_options(made, "mnist")
     liquid = made.add_argument_group("liquid")
     liquid.add_argument("--preset", default="nalsm1000", metavar="NAME", help=", ".join(snn.PRESETS))
     liquid.add_argument("--weight", type=float, metavar="W", help="scale of all weights (default: by preset and data)")

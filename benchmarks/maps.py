@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import eqprop
-from benchmarks._common import finish, new_parser, run_main
+from benchmarks._common import add_sweep_options, finish, new_parser, run_main
 from benchmarks._maps import MAPS, Map, cells, headline
 from benchmarks._sweep_targets import target
 from benchmarks._sweep_words import named_values
@@ -48,14 +48,13 @@ def options() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=V[,V]", help="other values of the map, or of its settings"
     )
     points.add_argument("--data", metavar="DIR", help="folder with the data sets (default: cache, or download)")
-    how = made.add_argument_group("run")
-    how.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/maps"), help="has a folder a map")
-    how.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
-    how.add_argument("--threads", type=int, metavar="N", help="threads of the CPU, a process (default: 1)")
-    how.add_argument("--members", type=int, default=32, metavar="N", help="points run as one ensemble, where it can be")
-    how.add_argument("--retry-failed", action="store_true", help="compute failed points again")
-    how.add_argument("--quiet", action="store_true", help="no progress line")
-    how.add_argument("--record", metavar="NAME", help="copy summary and figure to benchmarks/results/NAME-MAP.*")
+    add_sweep_options(
+        made,
+        Path("runs/maps"),
+        members=32,
+        together="points run as one ensemble, where it can be",
+        record="summary and figure to benchmarks/results/NAME-MAP.*",
+    ).description = "Each map is a folder below that of --out."
     return made
 
 

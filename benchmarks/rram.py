@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 import eqprop
-from benchmarks._common import finish, new_parser, run_main
+from benchmarks._common import add_sweep_options, finish, new_parser, run_main
 from benchmarks._liquid_config import within
-from benchmarks._liquid_data import DATASETS, Task
+from benchmarks._liquid_data import DATASETS, Task, add_task_options
 from benchmarks._liquid_health import look, require_well
 from benchmarks._liquid_report import TITLES
 from benchmarks._rram_figures import CURVES, robustness
@@ -53,11 +53,7 @@ def options() -> argparse.ArgumentParser:
         f"  python -m {MODULE} --dataset mnist --samples 2000 --test 2000 --curves --out runs/rram-mnist"
     )
     made = new_parser(MODULE, __doc__ or "", examples)
-    task = made.add_argument_group("task")
-    task.add_argument("--dataset", default="nmnist", metavar="NAME", help=", ".join(DATASETS))
-    task.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: $EQPROP_DATA)")
-    task.add_argument("--samples", type=int, metavar="N", help="training samples, validation included (default: all)")
-    task.add_argument("--test", type=int, metavar="N", help="the first N test samples only (default: all)")
+    add_task_options(made, "nmnist")
     points = made.add_argument_group("chips")
     points.add_argument("--seeds", type=int, default=5, metavar="N", help="chips")
     points.add_argument(
@@ -68,15 +64,14 @@ def options() -> argparse.ArgumentParser:
         "--weight", type=float, metavar="W", help="standard deviation of the weights (default: by data)"
     )
     points.add_argument("--scope", default="step", metavar="NAME", help=f"of a draw of read noise: {', '.join(SCOPES)}")
-    how = made.add_argument_group("run")
-    how.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/rram"), help="folder of the sweep")
-    how.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at a time")
-    how.add_argument("--threads", type=int, metavar="N", help="threads of the CPU, a process (default: 1)")
-    how.add_argument("--members", type=int, default=12, metavar="N", help="points of a chip that one process computes")
+    how = add_sweep_options(
+        made,
+        Path("runs/rram"),
+        members=12,
+        together="points of a chip that one process computes",
+        record="summary and figure to benchmarks/results/NAME.*",
+    )
     how.add_argument("--batch-size", type=int, default=250, metavar="N", help="samples that run together")
-    how.add_argument("--retry-failed", action="store_true", help="compute failed points again")
-    how.add_argument("--quiet", action="store_true", help="no progress line")
-    how.add_argument("--record", metavar="NAME", help="copy summary and figure to benchmarks/results/NAME.*")
     return made
 
 
@@ -198,8 +193,9 @@ def main(arguments: argparse.Namespace) -> None:
     lookup("--dataset", arguments.dataset, dict.fromkeys(DATASETS))
     lookup("--scope", arguments.scope, dict.fromkeys(SCOPES))
     for name in ("seeds", "jobs", "members", "batch_size"):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f"--{name.replace('_', '-')}: got {getattr(arguments, name)}, needed at least 1")
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')}: got {value}, needed at least 1")
     levels = sorted(set(arguments.levels))
     if not all(math.isfinite(level) and 0.0 <= level <= 1.0 for level in levels) or levels[0] != 0.0:
         raise ConfigError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import eqprop
-from benchmarks._common import RESULTS, finish, new_parser, run_main
+from benchmarks._common import RESULTS, add_sweep_options, finish, new_parser, run_main
 from benchmarks._sweep_targets import MODULES, target
 from benchmarks._sweep_words import draws, named_values, plot
 from eqprop._checkpoints import atomic_write
@@ -53,19 +53,19 @@ def options() -> argparse.ArgumentParser:
     )
     points.add_argument("--seeds", type=int, metavar="N", help="repeat every point with N seeds, children of --seed")
     points.add_argument("--seed", type=int, default=0, help="root of the seeds, and of the draws of --random")
-    how = made.add_argument_group("run")
-    how.add_argument("--out", metavar="DIR", type=Path, help="folder of the sweep (default: runs/sweep-NAME)")
-    how.add_argument("--jobs", type=int, metavar="N", help="processes at a time (default: 1, or one a GPU)")
-    how.add_argument("--threads", type=int, metavar="N", help="threads of the CPU, a process (default: 1)")
+    how = add_sweep_options(
+        made,
+        None,
+        members=32,
+        together="points run as one ensemble, where it can be",
+        record="summary, table and figures to benchmarks/results/NAME.*",
+    )
     how.add_argument("--gpus", metavar="ID,ID", help="GPUs, handed out one a process (with --set device=cuda)")
     how.add_argument("--timeout", type=float, metavar="SECONDS", help="wall time of a point")
     how.add_argument("--memory", type=int, metavar="MIB", help="resident memory of a point's process")
-    how.add_argument("--retry-failed", action="store_true", help="compute failed points again")
     how.add_argument("--code-version", metavar="TEXT", help="of the code (default: package, and source of run)")
-    how.add_argument("--members", type=int, default=32, metavar="N", help="points run as one ensemble, where it can be")
     how.add_argument("--engine", choices=("processes", "dask"), default="processes", help="what computes the points")
     how.add_argument("--scheduler", metavar="FILE|ADDRESS", help="of a dask cluster that is running")
-    how.add_argument("--quiet", action="store_true", help="no progress line")
     shown = made.add_argument_group("results")
     shown.add_argument(
         "--plot",
@@ -75,7 +75,6 @@ def options() -> argparse.ArgumentParser:
         metavar="WORD",
         help="[curves] x= y= [by=] [panels=]; map x= y= value=[,] [panels=] [best=]; front x= y= [by=] [maximise=]",
     )
-    shown.add_argument("--record", metavar="NAME", help="copy summary, table and figures to benchmarks/results/NAME.*")
     return made
 
 
