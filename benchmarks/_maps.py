@@ -106,7 +106,7 @@ MAPS = {
             "network.layers": "784-128-128-10",
             "data.train": 10_000,
             "data.validation": 0,
-            "training.epochs": 10,
+            "training.epochs": 5,
             "training.lr": 1e-3,
             "rule.tol": 1e-5,
         },
