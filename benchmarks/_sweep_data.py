@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
-import torch
-
 import eqprop
+from benchmarks._fewer_images import fewer
 from eqprop._errors import ConfigError, DataError
 
 
@@ -41,9 +39,4 @@ def load(data: Data, seed: int) -> eqprop.DataSplits:
     """
     found = eqprop.load_dataset(data.dataset, validation=data.validation, seed=seed)
     require_found(found, data.dataset)
-    if data.train is None:
-        return found
-    if data.train > len(found.train):
-        raise ConfigError(f"data.train: got {data.train}, needed at most {len(found.train)}")
-    subset = found.train.subset(data.train, torch.Generator().manual_seed(seed))
-    return dataclasses.replace(found, train=subset)
+    return fewer(found, data.train, seed, "data.train")

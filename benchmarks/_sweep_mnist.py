@@ -7,20 +7,19 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import eqprop
 from benchmarks import _training, mnist
 from benchmarks._ensemble import Member, Plan, Together
+from benchmarks._fewer_images import positions
 from benchmarks._sweep_data import require_found
 from benchmarks._sweep_mnist_config import Config as Config
 from benchmarks._sweep_mnist_config import completed as completed
 from benchmarks._sweep_mnist_config import settings as settings_of
 from benchmarks._sweep_mnist_config import substrate_of
 from eqprop._data import load_dataset
-from eqprop._data_splits import stratified
 from eqprop._diagnostics import match, parameters_by_layer
 from eqprop._errors import ConfigError, EqPropError, TrainingError
 
@@ -203,17 +202,8 @@ def _point(config: Config, whole: eqprop.DataSplits, held: int, device: torch.de
     rule = mnist.make_rule(settings)
     if not isinstance(rule, eqprop.EquilibriumPropagation):
         raise ConfigError(f"ensemble: got rule {settings.rule!r}, needed 'ep'; train such points one by one")
-    chosen = _chosen(settings, whole.train, held)
+    chosen = positions(whole.train, held, settings.train, settings.seed)
     first = chosen[:_BATCH].to(device)
     images = whole.train.inputs(first), whole.train.labels[first]
     before = _cosines(network, ideal, settings, images)
     return _Point(settings, ideal, Member(network, rule, settings.lr, chosen, settings.seed), images, before)
-
-
-def _chosen(settings: mnist.Config, train: eqprop.Split, held: int) -> Tensor:
-    """Positions of the images that `mnist.make_data` would leave for training, in its order."""
-    aside = stratified(train.labels.cpu().numpy(), held, torch.Generator().manual_seed(settings.seed))
-    kept = torch.from_numpy(np.flatnonzero(~aside))
-    if settings.train is None:
-        return kept
-    return kept[torch.randperm(len(kept), generator=torch.Generator().manual_seed(settings.seed))[: settings.train]]

@@ -17,6 +17,7 @@ import torch
 import eqprop
 from benchmarks import _training
 from benchmarks._common import add_output_options, new_parser, run_main, sizes
+from benchmarks._fewer_images import fewer
 from eqprop._data import DataSplits, load_dataset
 from eqprop._errors import ConfigError
 from eqprop._runs import Run
@@ -250,12 +251,7 @@ def make_data(config: Config, folder: str | None, device: torch.device) -> DataS
     if math.prod(data.input_shape) != pixels or len(data.classes) != classes:
         needed = f"{math.prod(data.input_shape)}-...-{len(data.classes)}"
         raise ConfigError(f"--network: got {config.network!r}, but {data.name} needs {needed}")
-    if config.train is not None:
-        if config.train > len(data.train):
-            raise ConfigError(f"--train: got {config.train}, needed at most {len(data.train)}")
-        subset = data.train.subset(config.train, torch.Generator().manual_seed(config.seed))
-        data = dataclasses.replace(data, train=subset)
-    return data
+    return fewer(data, config.train, config.seed, "--train")
 
 
 # -- one run ---------------------------------------------------------------------------------------------------------

@@ -110,19 +110,11 @@ class Split:
             raise ConfigError(f"batch_size: got {batch_size}, needed at least 1")
         order = draws = None
         if generator is not None:
-            order = self._draw(generator)
+            order = drawn(len(self), len(self), generator).to(self.images.device)
             if self.augment is not None:
                 draws = self.augment.draw(len(self), generator, self.device)
         stop = len(self) - len(self) % batch_size if drop_last else len(self)
         return _Pass(self, batch_size, stop, order, draws)
-
-    def _draw(self, generator: torch.Generator) -> Tensor:
-        if generator.device.type != "cpu":
-            raise ConfigError(
-                f"generator: got one of {generator.device}, needed a CPU generator, so that the order is the same on "
-                f"every device; write torch.Generator().manual_seed(0)"
-            )
-        return torch.randperm(len(self), generator=generator).to(self.images.device)
 
     def _pixels(self, index: Tensor | slice) -> Tensor:
         """Those images, uint8, on `device`."""
@@ -162,9 +154,7 @@ class Split:
         Raises:
             ConfigError: n is not within 0 and the length of the split, or a generator of another device.
         """
-        if not 0 <= n <= len(self):
-            raise ConfigError(f"subset: got n = {n}, needed 0 to {len(self)}, the length of the split")
-        return self._chosen(self._draw(generator)[:n])
+        return self._chosen(drawn(len(self), n, generator).to(self.images.device))
 
     def _chosen(self: S, index: Tensor) -> S:
         return unchecked(self, images=self.images[index], labels=self.labels[index])
@@ -211,6 +201,22 @@ def after(batches: Iterator[T], n: int) -> Iterator[T]:
         return itertools.islice(batches, n, None)
     skip(n)
     return batches
+
+
+def drawn(count: int, n: int, generator: torch.Generator) -> Tensor:
+    """Positions of n of so many images, drawn without replacement, int64 [n] on the CPU.
+
+    Raises:
+        ConfigError: n is not within 0 and their number, or a generator of another device.
+    """
+    if not 0 <= n <= count:
+        raise ConfigError(f"subset: got n = {n}, needed 0 to {count}, the length of the split")
+    if generator.device.type != "cpu":
+        raise ConfigError(
+            f"generator: got one of {generator.device}, needed a CPU generator, so that the order is the same on "
+            f"every device; write torch.Generator().manual_seed(0)"
+        )
+    return torch.randperm(count, generator=generator)[:n]
 
 
 def unchecked(split: S, **changes: Any) -> S:

@@ -17,8 +17,10 @@ from torch import Tensor
 
 import eqprop
 import hardware
-from benchmarks import _common, _sweep_mnist, _sweep_mnist_config, speed
+from benchmarks import _common, _sweep_mnist, _sweep_mnist_config, mnist, speed
+from benchmarks._fewer_images import positions
 from eqprop import ConfigError, DataError, DirectedNetwork, EquilibriumPropagation, HopfieldNetwork, Stop, Sweeps
+from eqprop._data import load_dataset
 from tests.helpers import seeded
 from tests.test_device import ACCELERATORS, NoLook, assert_on, assert_solution_on, moved, no_look, valueless
 
@@ -430,6 +432,19 @@ def test_an_ensemble_of_points_gives_what_each_gives_alone(points: str, double: 
         else:
             assert isinstance(found, dict)
             assert_same(found, alone)
+
+
+@pytest.mark.parametrize(("held", "train"), [(None, None), (40, 100), (0, 7)])
+def test_members_have_the_images_that_each_would_have_alone(
+    held: int | None, train: int | None, read_once: None
+) -> None:
+    whole = load_dataset("digits", validation=0).train
+    for seed in (0, 3):
+        config = dataclasses.replace(BASE, data=_sweep_mnist_config.Data("digits", train, held), seed=seed)
+        settings = mnist.Config(**_sweep_mnist_config.settings(_sweep_mnist.completed(config)))
+        alone = mnist.make_data(settings, None, torch.device("cpu"))
+        found = positions(whole, len(alone.validation), train, seed)
+        assert torch.equal(whole.images[found], alone.train.images)
 
 
 def assert_same(found: Any, alone: Any) -> None:
