@@ -48,18 +48,21 @@ class Plan:
 
     Attributes:
         split: of which every member has its images.
-        scheduler: of the learning rates, for an optimiser; may return None.
         validation: images that each member would be evaluated on after an epoch.
+        momentum, weight_decay: of the optimiser.
+        scheduler: of the learning rates, for an optimiser; may return None.
+        guard: when a member is given up; None lets it go on with whatever it does.
     """
 
     split: eqprop.Split
     classes: int
     epochs: int
     batch_size: int
-    momentum: float
-    weight_decay: float
-    scheduler: Callable[[torch.optim.Optimizer], Any]
     validation: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    scheduler: Callable[[torch.optim.Optimizer], Any] = lambda optimizer: None
+    guard: eqprop.Guard | None = eqprop.Guard()
 
 
 class Together:
@@ -75,7 +78,7 @@ class Together:
         self._optimizer = eqprop.EnsembleSGD(
             self._network, rates, momentum=plan.momentum, weight_decay=plan.weight_decay
         )
-        guard = eqprop.Guard()
+        guard = plan.guard or eqprop.Guard()
         self._watches = [Watch(guard, plan.classes) for _ in members]
         self._layers = [LayerSamples(n) for n in networks]
         self._generators = [torch.Generator().manual_seed(m.seed) for m in members]
@@ -107,7 +110,7 @@ class Together:
             index = orders[:, step * plan.batch_size : (step + 1) * plan.batch_size]
             x = split.inputs(index.reshape(-1)).view(*index.shape, -1)
             y = split.labels[index]
-            looks = (step + 1) % self._every == 0 or step + 1 == self._steps
+            looks = plan.guard is not None and ((step + 1) % self._every == 0 or step + 1 == self._steps)
             self._optimizer.zero_grad()
             found = self._rule.backward(self._network, x, y)
             if looks:

@@ -40,3 +40,8 @@ def load(data: Data, seed: int) -> eqprop.DataSplits:
     found = eqprop.load_dataset(data.dataset, validation=data.validation, seed=seed)
     require_found(found, data.dataset)
     return fewer(found, data.train, seed, "data.train")
+
+
+def load_whole(data: eqprop.DataSplits) -> eqprop.DataSplits:
+    """The same data set with nothing held out: the images of all members of an ensemble, of which each has its own."""
+    return eqprop.load_dataset(data.name, device=data.train.device, validation=0)

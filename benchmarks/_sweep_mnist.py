@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import eqprop
-from benchmarks import _training, mnist
-from benchmarks._ensemble import Member, Plan, Together
+from benchmarks import _sweep_data, _sweep_ensemble, _training, mnist
+from benchmarks._ensemble import Member, Plan
 from benchmarks._fewer_images import positions
 from benchmarks._sweep_data import require_found
+from benchmarks._sweep_ensemble import Alone, Found, Point, in_common, outcome, require_ep
 from benchmarks._sweep_mnist_config import Config as Config
 from benchmarks._sweep_mnist_config import completed as completed
 from benchmarks._sweep_mnist_config import settings as settings_of
 from benchmarks._sweep_mnist_config import substrate_of
-from eqprop._data import load_dataset
 from eqprop._diagnostics import match, parameters_by_layer
 from eqprop._errors import ConfigError, EqPropError, TrainingError
 
 _BATCH = 64  # images of the gradients that are compared
-_CONTOURS = ("centred", "one-sided", "random-sign", "alternating-sign")  # those of an ensemble
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -67,44 +65,22 @@ def run(config: Config) -> dict[str, Any]:
 
 def together(config: Config) -> Hashable:
     """What points must have in common to be trained as one ensemble: all but seed, nudge, learning rates, the bits of
-    converters and the strength of read noise. A point that can be in none gets a value of its own."""
+    converters and the strength of read noise."""
     try:
         config = completed(config)
-    except EqPropError:  # it will say so when it runs
-        return ("alone", config)
-    rule, chip = config.rule, config.substrate
-    if rule.name != "ep" or rule.contour not in _CONTOURS or rule.products is not None:
-        return ("alone", config)
-    parts = None if chip is None else (chip.adc_bits is None, chip.dac_bits is None, chip.read_noise > 0)
+        same = in_common(mnist.make_rule(mnist.Config(**settings_of(config))), substrate_of(config))
+    except EqPropError:  # in no ensemble, or in no run: it will say so then
+        return Alone(config)
     training = dataclasses.replace(config.training, lr=None)
-    return (dataclasses.replace(rule, beta=None), config.network, training, config.data, parts, config.device)
+    return (same, config.network, training, config.data, config.device)
 
 
-def run_many(configs: Sequence[Config]) -> list[dict[str, Any] | BaseException]:
-    """What `run` returns of each, or raises, to rounding; those that can be trained together are.
-
-    Also one alone is trained as an ensemble, where it could be in one: so that its numbers do not depend on which of
-    its sweep's points were still missing. See `eqprop.sweep`.
-    """
-    places: dict[Hashable, list[int]] = {}
-    for place, config in enumerate(configs):
-        places.setdefault(together(config), []).append(place)
-    found: dict[int, dict[str, Any] | BaseException] = {}
-    for key, chosen in places.items():
-        alone = isinstance(key, tuple) and key[0] == "alone"
-        results = [_caught(configs[p]) for p in chosen] if alone else _together([configs[p] for p in chosen])
-        found |= dict(zip(chosen, results, strict=True))
-    return [found[place] for place in range(len(configs))]
+def run_many(configs: Sequence[Config]) -> list[Found]:
+    """What `run` returns of each, or raises, to rounding; see `_sweep_ensemble.run_many`."""
+    return _sweep_ensemble.run_many(configs, run, together, _ensemble)
 
 
 # -- inside ------------------------------------------------------------------------------------------------------------
-
-
-def _caught(config: Config) -> dict[str, Any] | BaseException:
-    try:
-        return run(config)
-    except Exception as error:
-        return error
 
 
 def _data(settings: mnist.Config, device: torch.device) -> eqprop.DataSplits:
@@ -124,13 +100,9 @@ def _figures(
     before: dict[str, float], test: eqprop.Evaluation, after: dict[str, float], errors: Sequence[float], stopped: str
 ) -> dict[str, Any]:
     return {
-        "test_error_percent": 100 * test.error,
-        "test_loss": test.loss,
-        "epochs_trained": len(errors),
-        "stopped": stopped.partition(". ")[0],
+        **outcome(test, errors, stopped),
         "gradient_cosine_before": before,
         "gradient_cosine_after": after,
-        "train_error_percent_by_epoch": [100 * e for e in errors],
     }
 
 
@@ -149,61 +121,34 @@ def _cosines(network: Any, ideal: Any, settings: mnist.Config, images: tuple[Ten
     }
 
 
-@dataclass
-class _Point:
-    """A point of an ensemble on its way."""
-
-    settings: mnist.Config
-    ideal: Any
-    member: Member
-    images: tuple[Tensor, Tensor]
-    before: dict[str, float]
-
-
-def _together(configs: Sequence[Config]) -> list[dict[str, Any] | BaseException]:
-    """The results of points that share what `together` asks for."""
-    configs = [completed(config) for config in configs]
-    first, device = mnist.Config(**settings_of(configs[0])), torch.device(configs[0].device)
+def _ensemble(configs: Sequence[Config]) -> tuple[Plan, Callable[[Config], Point]]:
+    first, device = mnist.Config(**settings_of(completed(configs[0]))), torch.device(configs[0].device)
     data = _data(first, device)
-    # the images of all members: that which is held out differs by the seed
-    whole = load_dataset(data.name, device=device, validation=0)
-    results: dict[int, dict[str, Any] | BaseException] = {}
-    points: dict[int, _Point] = {}
-    for place, config in enumerate(configs):
-        try:
-            points[place] = _point(config, whole, len(data.validation), device)
-        except Exception as error:
-            results[place] = error
+    whole, held = _sweep_data.load_whole(data), len(data.validation)
     plan = Plan(
         whole.train,
         len(whole.classes),
         first.epochs,
         first.batch_size,
+        held,
         first.momentum,
         first.weight_decay,
         lambda optimizer: _training.make_scheduler(optimizer, first.schedule, first.epochs, decay=first.decay),
-        len(data.validation),
     )
-    if points:
-        Together([point.member for point in points.values()], plan).fit()
-    for place, point in points.items():
-        try:
-            test = eqprop.evaluate(point.member.network, whole.test, point.member.rule)
-            after = _cosines(point.member.network, point.ideal, point.settings, point.images)
-            results[place] = _figures(point.before, test, after, point.member.errors, point.member.stopped)
-        except Exception as error:
-            results[place] = error
-    return [results[place] for place in range(len(configs))]
+    return plan, lambda config: _point(completed(config), whole, held, device)
 
 
-def _point(config: Config, whole: eqprop.DataSplits, held: int, device: torch.device) -> _Point:
+def _point(config: Config, whole: eqprop.DataSplits, held: int, device: torch.device) -> Point:
     settings = mnist.Config(**settings_of(config))
     ideal, network = _networks(config, settings, device)
-    rule = mnist.make_rule(settings)
-    if not isinstance(rule, eqprop.EquilibriumPropagation):
-        raise ConfigError(f"ensemble: got rule {settings.rule!r}, needed 'ep'; train such points one by one")
     chosen = positions(whole.train, held, settings.train, settings.seed)
+    member = Member(network, require_ep(mnist.make_rule(settings)), settings.lr, chosen, settings.seed)
     first = chosen[:_BATCH].to(device)
     images = whole.train.inputs(first), whole.train.labels[first]
     before = _cosines(network, ideal, settings, images)
-    return _Point(settings, ideal, Member(network, rule, settings.lr, chosen, settings.seed), images, before)
+
+    def figures() -> dict[str, Any]:
+        test = eqprop.evaluate(network, whole.test, member.rule)
+        return _figures(before, test, _cosines(network, ideal, settings, images), member.errors, member.stopped)
+
+    return Point(member, figures)

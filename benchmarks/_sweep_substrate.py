@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import eqprop
 import hardware
-from benchmarks import _sweep_data
+from benchmarks import _sweep_data, _sweep_ensemble
 from benchmarks._common import sizes
+from benchmarks._ensemble import Member, Plan
+from benchmarks._fewer_images import positions
 from benchmarks._substrate_rows import (
     BATCH,
     RATES,
@@ -17,13 +21,15 @@ from benchmarks._substrate_rows import (
     make_chip,
     make_network,
     make_optimizer,
+    make_rates,
     make_rule,
     rows,
 )
 from benchmarks._substrate_train import gradient
 from benchmarks._suite import trained
 from benchmarks._sweep_data import Data
-from eqprop._errors import ConfigError
+from benchmarks._sweep_ensemble import Alone, Found, Point, in_common, outcome, require_ep
+from eqprop._errors import ConfigError, EqPropError
 from eqprop._names import lookup
 
 DIGITAL = "digital"
@@ -233,16 +239,66 @@ def run(config: Config) -> dict[str, Any]:
         progress=False,
         guard=None,  # a chip that does not learn is a result
     )
-    test = trainer.test()
+    test, errors = trainer.test(), trainer.history.series.get("train_error", [])
+    return _figures(chip, before, test, _looked_at(gradient(row, seed, chip, data), "after"), errors, stopped)
+
+
+def together(config: Config) -> Hashable:
+    """What points must have in common to be trained as one ensemble: all but seed, nudge, learning rates, the bits of
+    converters and the strength of read noise and, of two arrays, of their mismatch."""
+    try:
+        config = completed(config)
+        same = in_common(make_rule(row_of(config), config.seed), substrate_of(config))
+    except EqPropError:  # in no ensemble, or in no run: it will say so then
+        return Alone(config)
+    return (same, config.network, dataclasses.replace(config.training, rate=None), config.data)
+
+
+def run_many(configs: Sequence[Config]) -> list[Found]:
+    """What `run` returns of each, or raises, to rounding; see `_sweep_ensemble.run_many`."""
+    return _sweep_ensemble.run_many(configs, run, together, _ensemble)
+
+
+# -- inside ------------------------------------------------------------------------------------------------------------
+
+
+def _ensemble(configs: Sequence[Config]) -> tuple[Plan, Callable[[Config], Point]]:
+    first = completed(configs[0])
+    data = _sweep_data.load(first.data, first.seed)
+    whole, held = _sweep_data.load_whole(data), len(data.validation)
+    training = first.training
+    plan = Plan(whole.train, len(whole.classes), training.epochs, training.batch_size, held, guard=None)
+    return plan, lambda config: _point(completed(config), whole, held)
+
+
+def _point(config: Config, whole: eqprop.DataSplits, held: int) -> Point:
+    row, seed = row_of(config), config.seed
+    chip = make_chip(row, make_network(row, seed), seed)
+    chosen = positions(whole.train, held, config.data.train, seed)
+    member = Member(chip, require_ep(make_rule(row, seed)), make_rates(row), chosen, seed)
+    before = _looked_at(gradient(row, seed, chip, whole), "before")
+
+    def figures() -> dict[str, Any]:
+        test = eqprop.evaluate(chip, whole.test, member.rule)
+        after = _looked_at(gradient(row, seed, chip, whole), "after")
+        return _figures(chip, before, test, after, member.errors, member.stopped)
+
+    return Point(member, figures)
+
+
+def _figures(
+    chip: Any,
+    before: dict[str, Any],
+    test: eqprop.Evaluation,
+    after: dict[str, Any],
+    errors: Sequence[float],
+    stopped: str,
+) -> dict[str, Any]:
     return {
-        "test_error_percent": 100 * test.error,
-        "test_loss": test.loss,
-        "epochs_trained": trainer.epoch,
-        "stopped": stopped.partition(". ")[0],
+        **outcome(test, errors, stopped),
         "pulses": chip.counts["pulses"] if hasattr(chip, "counts") else 0,
         **before,
-        **_looked_at(gradient(row, seed, chip, data), "after"),
-        "train_error_percent_by_epoch": [100 * e for e in trainer.history.series.get("train_error", [])],
+        **after,
     }
 
 

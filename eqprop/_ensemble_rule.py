@@ -21,7 +21,7 @@ from eqprop._relax import relax
 from eqprop._rule import RuleStep, Sample
 from eqprop._solution import Solution
 
-_OWN = ("beta", "seed")  # what may differ a member
+OWN = ("beta", "seed")  # what may differ a member
 
 
 class EnsembleRule:
@@ -210,7 +210,7 @@ def require_alike(rules: Sequence[EquilibriumPropagation]) -> EquilibriumPropaga
             )
         for f in fields(rule):
             mine, needed = getattr(rule, f.name), getattr(first, f.name)
-            if f.init and f.name not in _OWN and mine != needed:
+            if f.init and f.name not in OWN and mine != needed:
                 raise ConfigError(
                     f"EnsembleRule: got {f.name} {mine!r} for member {index}, needed {needed!r}, as of the first; only "
                     "beta and seed may differ"

@@ -195,16 +195,15 @@ def chip_ensemble(chips: Sequence[Any]) -> ChipEnsemble:
     Raises:
         ConfigError: substrates with other parts, or that differ in the parts that they have.
     """
-    listed = list(chips)
+    listed, parts = list(chips), []
     for index, chip in enumerate(listed):
         if not isinstance(chip, Chip) or type(chip).__bases__[-1] not in (HopfieldNetwork, DirectedNetwork):
             raise ConfigError(
                 f"chip_ensemble: got {type(chip).__name__} at place {index}, needed a chip of a HopfieldNetwork or "
                 "DirectedNetwork; write substrate.fabricate(network), or eqprop.ensemble(networks) of networks alone"
             )
-        _require_simple(chip.substrate)
+        parts.append(common_parts(chip.substrate))
     require_alike(listed)
-    parts = [_parts(chip.substrate) for chip in listed]
     for index, mine in enumerate(parts):
         if mine != parts[0]:
             raise ConfigError(
@@ -213,6 +212,24 @@ def chip_ensemble(chips: Sequence[Any]) -> ChipEnsemble:
             )
     kind: type[ChipEnsemble] = HopfieldChipEnsemble if isinstance(listed[0], HopfieldNetwork) else DirectedChipEnsemble
     return kind(listed)
+
+
+def common_parts(substrate: Substrate) -> dict[str, Any]:
+    """What the chips of an ensemble must have alike, as plain JSON.
+
+    Raises:
+        ConfigError: a substrate with parts that an ensemble cannot have; see ``chip_ensemble``.
+    """
+    _require_simple(substrate)
+    adc: OutputAdc | None = substrate.adc
+    dac: InputDac | None = substrate.input_dac
+    return {
+        "adc": adc is not None,
+        "input_dac": None if dac is None else (dac.bits is not None, dac.low, dac.high),
+        "fluctuations": [
+            (f.scope, f.correlation, f.moves) for f in substrate.fluctuations if isinstance(f, Fluctuation)
+        ],
+    }
 
 
 def _require_simple(substrate: Substrate) -> None:
@@ -240,16 +257,3 @@ def _require_simple(substrate: Substrate) -> None:
 
 _ADC = ("bits", "low", "high")
 _DAC = ("bits", "low", "high")
-
-
-def _parts(substrate: Substrate) -> dict[str, Any]:
-    """What must be alike."""
-    adc: OutputAdc | None = substrate.adc
-    dac: InputDac | None = substrate.input_dac
-    return {
-        "adc": adc is not None,
-        "input_dac": None if dac is None else (dac.bits is not None, dac.low, dac.high),
-        "fluctuations": [
-            (f.scope, f.correlation, f.moves) for f in substrate.fluctuations if isinstance(f, Fluctuation)
-        ],
-    }

