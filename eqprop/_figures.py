@@ -223,7 +223,7 @@ def _positive(values: np.ndarray) -> np.ndarray:
 def gradient_alignment(
     values: Mapping[str, Any], reference: str = "implicit gradient", epochs: Sequence[float] | None = None
 ) -> Figure:
-    """Cosine between the rule's gradient and a ground truth, per layer.
+    """Cosine between the rule's gradient and a ground truth, per layer; where there is none, a word on why.
 
     Args:
         values: layer -> cosine (or `GradientMatch`), drawn as bars; or layer -> series over `epochs`, drawn as lines.
@@ -239,7 +239,8 @@ def gradient_alignment(
     if length > 1:
         abscissa = np.arange(1, length + 1) if epochs is None else np.asarray(epochs)
         for index, (name, column) in enumerate(series.items()):
-            axes.plot(abscissa, column, color=_CYCLE[index % len(_CYCLE)], marker="o", markersize=3, label=name)
+            label = f"{name} (n/a)" if np.isnan(column).all() else name
+            axes.plot(abscissa, column, color=_CYCLE[index % len(_CYCLE)], marker="o", markersize=3, label=label)
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"cosine with the {reference}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -248,19 +249,29 @@ def gradient_alignment(
         _tidy(axes)
         return figure
     names = list(series)
-    cosines = np.array([series[name][0] for name in names])
+    words = [_cosine_text(values[name], float(series[name][0]), reference) for name in names]
+    cosines = np.nan_to_num([series[name][0] for name in names])
     places = np.arange(len(names))[::-1]
     axes.barh(places, cosines, color=[BLUE if value >= 0 else RED for value in cosines], height=0.6)
-    for place, value in zip(places, cosines, strict=True):
+    for place, value, word in zip(places, cosines, words, strict=True):
         axes.annotate(
-            f"{value:.4f}", (max(value, 0.0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+            word, (max(value, 0.0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
         )
     axes.set_yticks(places, names)
-    axes.set_xlim(min(0.0, float(np.nanmin(cosines)) * 1.1), 1.15)
+    axes.set_xlim(min(0.0, float(cosines.min()) * 1.1), 1.15)
     axes.set_xticks([tick for tick in (-1.0, -0.5, 0.0, 0.25, 0.5, 0.75, 1.0) if tick >= axes.get_xlim()[0]])
     axes.set_xlabel(f"cosine of the gradient with the {reference}")
     _tidy(axes, grid=False)
     return figure
+
+
+def _cosine_text(value: Any, cosine: float, reference: str) -> str:
+    """The cosine, or why it says nothing: a gradient that is 0, or not finite, has no direction."""
+    if getattr(value, "norm_ratio", None) == 0.0:
+        return "gradient is 0"
+    if not math.isnan(cosine):
+        return f"{cosine:.4f}"
+    return f"{reference} is 0" if getattr(value, "norm_ratio", None) == math.inf else "n/a"
 
 
 def stability_map(map: ResidualMap, title: str | None = None) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from benchmarks import _common, mnist, table
 from eqprop._data import load_dataset
+from eqprop._diagnostics import match
 from eqprop._errors import ConfigError
 from eqprop._figures import gradient_alignment, learning_curves, receptive_fields, relaxation
 from eqprop._history import History
@@ -237,3 +239,26 @@ def test_figures_draw_and_refuse_what_they_cannot_show(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError):
             bad()
+
+
+def test_a_layer_without_a_cosine_is_shown_with_a_word() -> None:
+    some, none = torch.tensor([1.0, 2.0]), torch.zeros(2)
+    values = {
+        "right": match(some, some),
+        "reversed": match(-some, some),
+        "silent": match(none, some),
+        "no aim": match(some, none),
+        "broken": match(some * math.nan, some),
+        "number": math.nan,
+    }
+    (axes,) = gradient_alignment(values).axes
+    shown = {label.get_text(): text.get_text() for label, text in zip(axes.get_yticklabels(), axes.texts, strict=True)}
+    assert shown == {
+        "right": "1.0000", "reversed": "-1.0000", "silent": "gradient is 0", "no aim": "implicit gradient is 0",
+        "broken": "n/a", "number": "n/a",
+    }  # fmt: skip
+    assert len(axes.patches) == len(values) and axes.get_xlim()[0] == pytest.approx(-1.1)
+    (axes,) = gradient_alignment({"hidden1": math.nan}, "truth").axes
+    assert [text.get_text() for text in axes.texts] == ["n/a"] and axes.get_xlim()[0] == 0.0
+    (axes,) = gradient_alignment({"hidden1": [0.9, math.nan], "output": [math.nan, math.nan]}).axes
+    assert axes.get_legend_handles_labels()[1] == ["hidden1", "output (n/a)"]
