@@ -71,7 +71,8 @@ def gmres(
     """Restarted GMRES on a batch of systems: ``matvec`` and ``b`` are ``[batch, n]``, each row a system of its own.
 
     Returns:
-        The solutions, and ``|b - A x| / |b|`` a system. Looks at the device once a restart.
+        The solutions, and ``|b - A x| / |b|`` a system; of a system that is not finite zeros, and 1. Looks at the
+        device once a restart.
 
     Raises:
         ConfigError: not a positive number of iterations.
@@ -116,5 +117,6 @@ def _gmres_cycle(matvec: Callable[[Tensor], Tensor], r: Tensor, m: int, tiny: fl
         basis.append(torch.where(spent, torch.zeros_like(w), w / length.clamp(min=tiny)))
     rhs = r.new_zeros(len(r), m + 1, 1)
     rhs[:, 0] = size
-    y = torch.linalg.pinv(h, rtol=1e-14 if r.dtype == torch.float64 else 1e-6) @ rhs
+    finite = h.isfinite().all(2, keepdim=True).all(1, keepdim=True)  # pinv refuses all systems for one that is not
+    y = torch.linalg.pinv(torch.where(finite, h, 0.0), rtol=1e-14 if r.dtype == torch.float64 else 1e-6) @ rhs
     return (y.mT @ torch.stack(basis[:m], 1))[:, 0]

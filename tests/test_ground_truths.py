@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -281,6 +282,18 @@ def test_gmres_minimises_the_residual_over_the_krylov_space(device: torch.device
         expected = ((a @ krylov @ best)[..., 0] - b).norm(dim=1) / b.norm(dim=1)
         torch.testing.assert_close(residual, expected, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(x, (krylov @ best)[..., 0], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_gmres_leaves_a_system_that_is_not_finite_and_solves_the_others(bad: float, device: torch.device) -> None:
+    a, b = systems(4, 12, device)
+    alone = solve(a[[0, 3]], b[[0, 3]], 1e-13, 400, 12)[0]
+    a[1, 2, 3] = bad
+    b[2, 5] = bad
+    x, residual = solve(a, b, 1e-13, 400, 12)
+    torch.testing.assert_close(x[[0, 3]], alone, rtol=0, atol=1e-12)
+    assert float(residual[[0, 3]].max()) < 1e-11
+    assert torch.equal(residual[[1, 2]], torch.ones_like(residual[[1, 2]])) and not x[[1, 2]].any()
 
 
 def test_gmres_reports_the_true_residual(device: torch.device) -> None:
