@@ -13,7 +13,7 @@ import torch
 
 import eqprop
 from eqprop._checkpoints import atomic_write
-from eqprop._errors import ConfigError, TrainingError
+from eqprop._errors import ConfigError, DataError, TrainingError
 
 
 class _Named(Protocol):
@@ -55,7 +55,9 @@ def trained(
 ) -> tuple[eqprop.Trainer, str]:
     """The trainer when it is done, and why it stopped before its time: "" where it did not.
 
-    Without a folder it leaves no files, and begins anew.
+    A run that cannot succeed any more, and changes of weights that no cell can take (NaN), are results like others.
+    What is wrong with the data themselves ends a run too, and the test after it. Without a folder it leaves no files,
+    and begins anew.
     """
     under_way = folder is not None and (folder / "checkpoint").exists()
     trainer = eqprop.Trainer(
@@ -73,6 +75,8 @@ def trained(
         trainer.fit()
     except TrainingError as error:
         return trainer, str(error)
+    except DataError as error:
+        return trainer, f"Training stopped in epoch {trainer.epoch + 1}, step {trainer.step + 1}: {error}"
     return trainer, ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ import torch
 
 import eqprop
 import hardware
-from benchmarks import _substrate_table, substrate
+from benchmarks import _substrate_table, _substrate_train, substrate
 from benchmarks._common import run_main
 from benchmarks._substrate_rows import MISMATCH, Row, make_chip, make_network, make_optimizer, make_rule, rows
 from benchmarks._substrate_table import SignedDrift, conditions
+from benchmarks._suite import trained
 from eqprop._data import load_dataset
 from hardware import Fluctuation, Substrate
 from hardware._curves import constant
@@ -174,6 +176,52 @@ def test_mismatch_and_mitigations_train_and_are_drawn(tmp_path: Path, capsys: py
         "contrast 50 %", "AsymEP 50 %", "homeostasis, two arrays 0 %", "differential ADC", "4 passes averaged"
     ]  # fmt: skip
     assert "forward and backward mismatch, mitigations" in printed
+
+
+class Broken(eqprop.EquilibriumPropagation):
+    """Gives gradients that are NaN."""
+
+    def backward(self, network: Any, x: torch.Tensor, y: torch.Tensor, **options: Any) -> Any:
+        step = super().backward(network, x, y, **options)
+        for p in network.parameters():
+            p.grad.fill_(torch.nan)
+        return step
+
+
+def test_a_row_whose_changes_no_cell_can_take_stops_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def made(row: Row, *rest: Any) -> eqprop.Rule:
+        if row.name != "devices/ecram":
+            return make_rule(row, *rest)
+        rule = make_rule(row, *rest)
+        return Broken(**{f.name: getattr(rule, f.name) for f in dataclasses.fields(rule) if f.init})
+
+    monkeypatch.setattr(_substrate_train, "make_rule", made)
+    script(tmp_path, "--rows", "devices/ideal", "devices/ecram", "devices/capacitor")
+    found = {
+        name: json.loads((tmp_path / f"devices/{name}/seed0/result.json").read_text())
+        for name in ("ideal", "ecram", "capacitor")
+    }
+    assert found["ecram"]["stopped"].startswith(
+        "Training stopped in epoch 1, step 1: write path: connection input-hidden1: got 200704 changes of 200704 that"
+    )
+    assert found["ecram"]["epochs"] == 0 and 0 <= found["ecram"]["accuracy_percent"] <= 100
+    assert {name: found[name]["epochs"] for name in ("ideal", "capacitor")} == {"ideal": 1, "capacitor": 1}
+    assert found["ideal"]["stopped"] == found["capacitor"]["stopped"] == ""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| devices |")]
+    assert ["(stopped)" in line for line in lines] == [False, False, True]
+
+
+def test_data_that_cannot_be_are_told_by_the_test_after_the_run() -> None:
+    data = _load("digits").normalised()  # beyond the range of the converter
+    row = dataclasses.replace(_ALL_ROWS["mitigations/nothing"], substrate=Substrate(input_dac=hardware.InputDac(8)))
+    chip = make_chip(row, make_network(row, 0), 0)
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 64, "progress": False, "guard": None}
+    trainer, stopped = trained(chip, make_rule(row, 0), make_optimizer(row, chip), data, None, **options)
+    assert "step 1: input: got values from" in stopped and trainer.step == 0
+    with pytest.raises(eqprop.DataError, match="the range of the input converter"):
+        trainer.test()
 
 
 def test_the_table_is_measured_once_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
