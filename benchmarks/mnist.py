@@ -98,6 +98,11 @@ class Config:
             )
         if not math.isfinite(self.beta) or self.beta == 0:
             raise ConfigError(f"--beta: got {self.beta}, needed a number other than 0, as in --beta 0.2")
+        if self.contour != "cauchy" and self.points != DEFAULTS["points"]:
+            raise ConfigError(
+                f"--points: got {self.points} with --contour {self.contour}, which has no use for it; leave it out, or "
+                "write --contour cauchy"
+            )
         if self.train is not None and self.train < 1:
             raise ConfigError(f"--train: got {self.train}, needed at least 1")
         sizes(self.network)
@@ -227,10 +232,11 @@ def make_rule(config: Config) -> eqprop.Rule:
     }  # fmt: skip
     if config.rule == "ep":
         nudged = stop(config, config.nudged_sweeps)
+        if config.contour == "cauchy":  # others have none, though the preset does
+            shared["points"] = config.points
         return eqprop.EquilibriumPropagation(
             beta=config.beta,
             contour=config.contour,
-            points=config.points,
             readout=config.readout,
             nudged=nudged,
             seed=config.seed,

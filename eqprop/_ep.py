@@ -62,7 +62,8 @@ class EquilibriumPropagation(PhasedRule):
         contour: ``"centred"``, ``"one-sided"``, ``"random-sign"``, ``"alternating-sign"`` or ``"cauchy"``, see
             ``eqprop.contour``; or ``"derivative"``, the exact ``ds/dbeta`` at 0 by ``nudged`` sweeps of the linearised
             dynamics (the limit of infinitely many points).
-        points: ``N`` of the Cauchy contour (holomorphic EP); nothing to the others, whose one or two nudges are fixed.
+        points: ``N`` of the Cauchy contour (holomorphic EP); the others, whose one or two nudges are fixed, take no
+            number but their own or the default.
         order: of the nudged phases of a centred contour, which matters where a substrate drifts from one to the next:
             ``"forward"`` (``beta``, then ``-beta``), ``"reversed"``, or ``"alternating"``, the one and the other from
             step to step, so that the bias of a steady drift changes sign.
@@ -110,8 +111,10 @@ class EquilibriumPropagation(PhasedRule):
                 f"order: got {self.order!r} with contour {self.contour!r}, needed one of two phases of opposite sign; "
                 "write contour='centred', or contour='alternating-sign' for one phase whose sign alternates"
             )
+        nudges = 0
         if self.contour != "derivative":
-            lowest = contour(self.contour, self.beta, self.points).lowest
+            shape = contour(self.contour, self.beta, self.points)
+            lowest, nudges = shape.lowest, len(shape.betas)
             reach = abs(self.beta) >= 1.0 and self.contour == "cauchy" and self.points > 2
             if (lowest <= -1.0 or reach) and isinstance(self.loss_function, SquaredError):
                 raise ConfigError(
@@ -121,6 +124,11 @@ class EquilibriumPropagation(PhasedRule):
                 )
         elif self.correction is not None:
             raise ConfigError("contour: 'derivative' with a correction is the adjoint itself; use RecurrentBackprop")
+        if self.contour != "cauchy" and self.points not in (nudges, type(self).points):
+            raise ConfigError(
+                f"points: got {self.points!r} with contour {self.contour!r}, which has {nudges} "
+                f"nudge{'s' * (nudges != 1)} and no choice; write contour='cauchy', or leave points out"
+            )
         self.generator.manual_seed(self.seed)
 
     def state_dict(self) -> dict[str, Any]:

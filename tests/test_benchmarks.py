@@ -262,3 +262,14 @@ def test_a_layer_without_a_cosine_is_shown_with_a_word() -> None:
     assert [text.get_text() for text in axes.texts] == ["n/a"] and axes.get_xlim()[0] == 0.0
     (axes,) = gradient_alignment({"hidden1": [0.9, math.nan], "output": [math.nan, math.nan]}).axes
     assert axes.get_legend_handles_labels()[1] == ["hidden1", "output (n/a)"]
+
+
+def test_points_of_the_preset_are_for_a_circle(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def rule(*words: str) -> Any:
+        arguments = mnist.options().parse_args([*TINY, *words])
+        return mnist.make_rule(mnist.make_config(arguments, "digits", torch.device("cpu")))
+
+    assert rule("--contour", "cauchy").points == mnist.DEFAULTS["points"] != rule().points
+    assert rule("--contour", "cauchy", "--points", "4").points == 4
+    words = ("--points", "7", "--out", str(tmp_path / "run"))
+    assert "--points: got 7 with --contour centred, which has no use for it" in refused(capsys, *words)

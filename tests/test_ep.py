@@ -479,3 +479,14 @@ def test_a_circle_around_minus_one_is_refused_for_a_squared_error() -> None:
     with pytest.raises(ConfigError, match="circle of radius below 1"):
         EquilibriumPropagation(contour="cauchy", points=3, beta=1.5)
     EquilibriumPropagation(contour="cauchy", points=3, beta=1.5, cost="cross-entropy")
+
+
+@pytest.mark.parametrize("contour", (*CONTOURS, "alternating-sign", "cauchy", "derivative"))
+def test_points_are_for_a_circle_and_others_take_their_own_number_alone(contour: str) -> None:
+    own = {"centred": 2, "derivative": 0}.get(contour, 1)
+    for points in (1, 2, 3, 7) if contour == "cauchy" else (2, own):
+        assert EquilibriumPropagation(contour=contour, points=points).points == points
+    for points in () if contour == "cauchy" else (3 - own, 3, 7):
+        if points != 2:
+            with pytest.raises(ConfigError, match=f"points: got {points} with contour '{contour}', which has {own}"):
+                EquilibriumPropagation(contour=contour, points=points)

@@ -154,14 +154,16 @@ def test_the_worst_layer_counts(device: torch.device) -> None:
     assert row.disagreement == pytest.approx(max(ratios)) and min(ratios) < 0.9 * max(ratios)
 
 
-@pytest.mark.parametrize("contour", ["one-sided", "centred", "cauchy"])
-def test_the_error_that_is_promised_is_kept_on_a_strongly_coupled_network(contour: str, device: torch.device) -> None:
+@pytest.mark.parametrize(("contour", "points"), [("one-sided", 1), ("centred", 2), ("cauchy", 4)])
+def test_the_error_that_is_promised_is_kept_on_a_strongly_coupled_network(
+    contour: str, points: int, device: torch.device
+) -> None:
     net, x, y = strongly_coupled(device)
-    rule = EquilibriumPropagation(beta=0.8, contour=contour, points=4, cost="cross-entropy", **TANGENT)
+    rule = EquilibriumPropagation(beta=0.8, contour=contour, points=points, cost="cross-entropy", **TANGENT)
     with pytest.warns(ContourWarning):
         choice = choose_contour(net, rule, x, y)
     assert choice.beta < 0.5
-    exact = replace(rule, contour="derivative").error_vector(net, x, y)[1]
+    exact = replace(rule, contour="derivative", points=2).error_vector(net, x, y)[1]
 
     def error(tried: EquilibriumPropagation) -> float:
         found = tried.error_vector(net, x, y)[1]
