@@ -67,21 +67,35 @@ class Contour:
         """Whether every nudge also occurs with the other sign."""
         return self.sign != "fixed"
 
-    def points(self, batch: int, like: Tensor, generator: torch.Generator, step: int = 0) -> Points:
-        """The real nudges of ``batch`` samples; signs are drawn on the CPU, so that no device changes them.
+    def at(self, step: int, order: str = "forward") -> Contour:
+        """The nudges of a step: in its order, and with its sign where that alternates.
 
         Args:
-            step: number of the step, for an alternating sign; even ones have that of ``betas``.
+            step: number of the step; even ones have the signs of ``betas``.
+            order: the last first if it is ``"reversed"``, or ``"alternating"`` and the step an odd one.
         """
-        ones = like.new_ones(batch)
-        if self.sign == "random":
-            signs = drawn(lambda shape: torch.randint(0, 2, shape, generator=generator), (batch,))
-            ones = 2 * signs.to(device=like.device, dtype=like.dtype) - 1
-        elif self.sign == "alternating" and step % 2:
-            ones = -ones
+        odd = step % 2 == 1
+        made = self
+        if order == "reversed" or (order == "alternating" and odd):
+            made = replace(made, betas=made.betas[::-1], weights=made.weights[::-1])
+        if self.sign == "alternating" and odd:  # 1 / sign = sign
+            betas, weights = (tuple(-v for v in values) for values in (made.betas, made.weights))
+            made = replace(made, betas=betas, weights=weights, free_weight=-made.free_weight)
+        return made
+
+    def points(self, batch: int, like: Tensor, generator: torch.Generator) -> Points:
+        """The real nudges of ``batch`` samples."""
+        signs = self.signs(batch, generator)
+        ones = like.new_ones(batch) if signs is None else signs.to(device=like.device, dtype=like.dtype)
         betas = torch.stack([ones * b for b in self.betas])
-        weights = torch.stack([ones * w for w in self.weights])  # 1 / sign = sign
+        weights = torch.stack([ones * w for w in self.weights])
         return Points(betas, weights, ones * self.free_weight if self.free_weight else None)
+
+    def signs(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """Those drawn for ``batch`` samples, -1 or 1, on the CPU, so that no device changes them; None for all 1."""
+        if self.sign != "random":
+            return None
+        return 2 * drawn(lambda shape: torch.randint(0, 2, shape, generator=generator), (batch,)) - 1
 
     def complex_points(self, batch: int, like: Tensor) -> Points:
         """The complex nudges of ``batch`` samples as stacked pairs, ``[2 * phases * batch]``, phases within halves."""
@@ -92,10 +106,6 @@ class Contour:
         """The least real part of a nudge."""
         reach = [b.real for b in self.complex_betas] + list(self.betas)
         return min(reach + [-b for b in reach]) if self.both_signs else min(reach)
-
-    def reversed(self) -> Contour:
-        """The same nudges, the last first."""
-        return replace(self, betas=self.betas[::-1], weights=self.weights[::-1])
 
 
 def _stacked(values: tuple[complex, ...], batch: int, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from eqprop._contours import Contour, contour
+from eqprop._contours import Points, contour
 from eqprop._costs import CrossEntropy, SquaredError
 from eqprop._ensemble import Ensemble
 from eqprop._ensemble_parts import MemberReadouts
@@ -17,7 +17,6 @@ from eqprop._errors import ConfigError, DataError
 from eqprop._network import Drive, Phase, State
 from eqprop._nudge import CostNudge
 from eqprop._phases import groups
-from eqprop._relax import relax
 from eqprop._rule import RuleStep, Sample
 from eqprop._solution import Solution
 
@@ -103,9 +102,7 @@ class EnsembleRule:
 
     def settle(self, network: Ensemble, drive: Drive) -> Solution:
         """The free phase."""
-        network.begin_phase(0)
-        state = network.initial_state(drive.x.shape[1])
-        return relax(network, state, drive, solver=self.rule.solver, stop=self.rule.free)
+        return self.rule.settle(network, drive, network.initial_state(drive.x.shape[1]))
 
     def keep(self, members: Sequence[int]) -> None:
         """Go on with these members alone, as ``Ensemble.keep``."""
@@ -133,12 +130,9 @@ class EnsembleRule:
         self, network: Ensemble, drive: Drive, free: Solution, rest: State, sample: Sample
     ) -> tuple[list[Phase], tuple[Solution, ...]]:
         """The measured equilibria with their weights, and the solutions, one a phase."""
-        rule, loss = self.rule, sample.loss
-        step = 0
-        for own in self.rules:  # each goes on as if it were alone
-            step = own.turn.next()
-        turned = rule.order == "reversed" or (rule.order == "alternating" and step % 2 == 1)
-        betas, weights, free_weight = self._points(loss, step, turned)
+        loss = sample.loss
+        step = [rule.turn.next() for rule in self.rules][0]  # each goes on as if it were alone
+        betas, weights, free_weight = self._points(loss, step)
         phases: list[Phase] = []
         solutions: list[Solution] = []
         for group in groups(betas.shape[1], network.stacks_phases):
@@ -147,8 +141,7 @@ class EnsembleRule:
             nudge = CostNudge(network, self.loss_function, sample.target.repeat(1, k, 1), beta)
             network.begin_phase(group.start + 1)
             state, around = network.repeat_state(free.state, k), network.repeat_drive(drive, k)
-            solver = rule.solver if rule.nudged_solver is None else rule.nudged_solver
-            solution = relax(network, state, around, nudge, solver=solver, stop=rule.nudged)
+            solution = self.rule.relax_nudged(network, state, around, nudge)
             measured = network.measure(solution.state, group.start + 1)
             phases.append(Phase(measured, weights[:, rows].reshape(len(loss), -1), k))
             solutions += solution.split(k, network)
@@ -156,30 +149,19 @@ class EnsembleRule:
             phases.append(Phase(rest, free_weight, 1))
         return phases, tuple(solutions)
 
-    def _points(self, like: Tensor, step: int, turned: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _points(self, like: Tensor, step: int) -> Points:
         """Nudges and weights ``[members, phases, batch]``, and the weight of the free state ``[members, batch]``."""
-        contours = [c.reversed() for c in self._contours] if turned else self._contours
-        batch, first = like.shape[1], contours[0]
-        signs = self._signs(first, like, step)
-
-        def of(name: str, values: list[tuple[float, ...]]) -> Tensor:
-            key = (name, turned, batch, like.dtype, like.device)
-            if key not in self._kept:
-                column = torch.tensor(values, dtype=torch.float64).to(like)
-                self._kept[key] = column[:, :, None].expand(-1, -1, batch).contiguous()
-            made = self._kept[key]
-            return made if signs is None else made * signs
-
-        betas, weights = of("betas", [c.betas for c in contours]), of("weights", [c.weights for c in contours])
-        alone = of("free", [(c.free_weight,) for c in contours])[:, 0] if first.free_weight else None
-        return betas, weights, alone
-
-    def _signs(self, shape: Contour, like: Tensor, step: int) -> Tensor | None:
-        """``[members, 1, batch]``, or None where signs are fixed."""
-        if shape.sign == "random":
-            drawn = [torch.randint(0, 2, (like.shape[1],), generator=r.generator) for r in self.rules]
-            return 2 * torch.stack(drawn).to(device=like.device, dtype=like.dtype)[:, None] - 1
-        return -torch.ones_like(like)[:, None] if shape.sign == "alternating" and step % 2 else None
+        batch, key = like.shape[1], (step % 2, like.shape[1], like.dtype, like.device)
+        if key not in self._kept:
+            each = [c.at(step, self.rule.order) for c in self._contours]
+            rows = torch.tensor([(*c.betas, *c.weights, c.free_weight) for c in each], dtype=torch.float64).to(like)
+            self._kept[key] = rows[:, :, None].expand(-1, -1, batch).contiguous()
+        made, first = self._kept[key], self._contours[0]
+        drawn = [c.signs(batch, r.generator) for c, r in zip(self._contours, self.rules, strict=True)]
+        if signs := [s for s in drawn if s is not None]:
+            made = made * torch.stack(signs).to(device=like.device, dtype=like.dtype)[:, None]
+        k = len(first.betas)
+        return Points(made[:, :k], made[:, k : 2 * k], made[:, -1] if first.free_weight else None)
 
     def _add_readout_gradient(self, network: Ensemble, sample: Sample, state: State, weight: float) -> None:
         readout = network.readout

@@ -209,7 +209,7 @@ class EquilibriumPropagation(PhasedRule):
         source += (-loss_gradient(network, self.loss_function, sample, free.state),)
         system = LinearResponse(network, free.state, drive, adjoint=False)
         zero = tuple(torch.zeros_like(s) for s in free.state)
-        return self._relax(system, zero, Drive(source, drive.x), None)
+        return self.relax_nudged(system, zero, Drive(source, drive.x), None)
 
     def _nudged_phases(
         self, network: Network, drive: Drive, free: Solution, rest: State, sample: Sample, shape: Contour
@@ -218,11 +218,8 @@ class EquilibriumPropagation(PhasedRule):
         system: System = network
         if self.correction == "asymep":
             system, drive = network.adjoint_dynamics(free.state, drive)
-        step = self.turn.next()
-        if self.order == "reversed" or (self.order == "alternating" and step % 2):
-            shape = shape.reversed()
-        batch = len(sample.loss)
-        real = shape.points(batch, sample.loss, self.generator, step)
+        shape = shape.at(self.turn.next(), self.order)
+        real = shape.points(len(sample.loss), sample.loss, self.generator)
         phases: list[Phase] = []
         solutions: list[Solution] = []
         for group in groups(len(real.betas), network.stacks_phases):
@@ -230,7 +227,9 @@ class EquilibriumPropagation(PhasedRule):
             beta = real.betas[group.start : group.stop].reshape(-1, 1)
             nudge = CostNudge(network, self.loss_function, sample.target.repeat(k, 1), beta)
             network.begin_phase(group.start + 1)
-            solution = self._relax(system, system.repeat_state(free.state, k), system.repeat_drive(drive, k), nudge)
+            solution = self.relax_nudged(
+                system, system.repeat_state(free.state, k), system.repeat_drive(drive, k), nudge
+            )
             measured = network.measure(solution.state, group.start + 1)
             phases.append(Phase(measured, real.weights[group.start : group.stop].reshape(-1), k))
             solutions += solution.split(k, system)
@@ -259,11 +258,12 @@ class EquilibriumPropagation(PhasedRule):
             nudge = ComplexCostNudge(network, self.loss_function, sample.target.repeat(n, 1), beta[:, None])
             state = lifted.lift_state(system.repeat_state(free.state, n))
             network.begin_phase(first + group.start)
-            solution = self._relax(lifted, state, lifted.lift_drive(system.repeat_drive(drive, n)), nudge)
+            solution = self.relax_nudged(lifted, state, lifted.lift_drive(system.repeat_drive(drive, n)), nudge)
             phases.append(Phase(network.measure(solution.state, first + group.start), weights, n, paired=True))
             solutions += lifted.split_solution(solution, n)
         return phases, solutions
 
-    def _relax(self, system: System, state: State, drive: Drive, nudge: Any) -> Solution:
+    def relax_nudged(self, system: System, state: State, drive: Drive, nudge: Any) -> Solution:
+        """A nudged phase."""
         solver = self.solver if self.nudged_solver is None else self.nudged_solver
         return relax(system, state, drive, nudge, solver=solver, stop=self.nudged, graphs=self.graphs)
