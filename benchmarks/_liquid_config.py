@@ -13,7 +13,8 @@ import torch
 import snn
 from benchmarks._liquid_data import Task
 from benchmarks._liquid_features import Wanted
-from benchmarks._liquid_fits import READOUTS
+from benchmarks._liquid_fits import PLASTIC, READOUTS
+from benchmarks._liquid_plastic import INITIAL_SAMPLES, NONE, rule_of
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 
@@ -46,6 +47,8 @@ class Config:
     batch_size: int
     device: str
     branching: bool
+    plasticity: str = NONE
+    initial_samples: int = 0
 
     def wanted(self) -> Wanted:
         return Wanted(self.features, self.bins, self.tau_seconds)
@@ -56,7 +59,17 @@ class Config:
     def key(self, task: Task, seed: int) -> dict[str, Any]:
         """What decides the features of a network, whatever the number of samples."""
         names = ("preset", "dataset", "weight", "input_weight", "features", "bins", "tau_seconds", "device")
-        return {n: self.record()[n] for n in names} | {"seed": seed, "task": task.spec(), "batch": self.batch_size}
+        learning = ("plasticity", "initial_samples")
+        return {n: self.record()[n] for n in (*names, *learning)} | {
+            "seed": seed,
+            "task": task.spec(),
+            "batch": self.batch_size,
+        }
+
+    @property
+    def plastic(self) -> str | None:
+        """Arm of the plastic liquid, None without one."""
+        return PLASTIC.get(self.plasticity)
 
     @property
     def counts_from(self) -> range:
@@ -88,6 +101,7 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
         within(option, getattr(arguments, option), least, len(part))
         for option, least, part in (("samples", 60, task.train), ("test", 1, task.test))
     )
+    plasticity, initial = learning_of(arguments)
     features = arguments.feature or (["counts", "filter"] if task.train.speakers is not None else ["counts"])
     made = Config(
         preset=arguments.preset,
@@ -106,9 +120,31 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
         batch_size=arguments.batch_size,
         device=device.type,
         branching=arguments.branching,
+        plasticity=plasticity,
+        initial_samples=initial,
     )
     made.wanted()
     return made
+
+
+def learning_of(arguments: argparse.Namespace) -> tuple[str, int]:
+    """Rule of plasticity and samples that initialise it. Raises ConfigError for what does not go together."""
+    lookup("--plasticity", arguments.plasticity, dict.fromkeys((NONE, *PLASTIC)))
+    given = arguments.initial_samples
+    if arguments.plasticity == NONE:
+        if given is not None:
+            raise ConfigError(
+                f"--initial-samples: got {given} without a plastic liquid, needed one; write --plasticity nalsm"
+            )
+        return NONE, 0
+    rule_of(arguments.plasticity, arguments.preset)
+    if arguments.branching:
+        raise ConfigError(
+            f"--branching: got it with --plasticity {arguments.plasticity}, needed {NONE}: it looks at static weights"
+        )
+    if given is not None and given < 1:
+        raise ConfigError(f"--initial-samples: got {given}, needed at least 1")
+    return arguments.plasticity, INITIAL_SAMPLES if given is None else given
 
 
 def within(option: str, given: int | None, least: int, most: int) -> int:

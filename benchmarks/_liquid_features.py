@@ -28,6 +28,7 @@ FORMAT = "eqprop-liquid-features/1"
 FEATURES = ("counts", "filter", "bins")
 INPUT = "input"  # the same features, of the input itself
 _ENOUGH = 20  # samples that say whether a liquid is dead
+_PLASTIC_TOGETHER = 50  # samples of a plastic liquid that a CPU runs at once: each has a copy of the weights
 Arrays = dict[str, np.ndarray]
 
 
@@ -188,15 +189,22 @@ def _batch(
     for index, (arm, liquid) in enumerate(liquids.items()):
         # noise belongs to the batch, so that a run that goes on repeats it
         number = int.from_bytes(hashlib.sha256(f"{seed} {prefix} {int(at[0])}".encode()).digest()[:6], "big")
-        made, health = of_liquid(liquid, trains, wanted, torch.Generator().manual_seed(number))
+        generator = torch.Generator().manual_seed(number)
+        parts = [of_liquid(liquid, some, wanted, generator) for some in trains.split(_together(liquid, len(at)))]
+        health = parts[0][1]
         # of fewer samples, as at the end of a part, many neurons may well be silent
         if index == 0 and len(at) >= _ENOUGH and health.fault is not None:
             raise DataError(f"{prefix} samples {int(at[0])} to {int(at[-1])}: {advice(health)}")
-        found |= {f"{arm}/{key}": values for key, values in made.items()}
+        found |= {f"{arm}/{key}": np.concatenate([made[key] for made, _ in parts]) for key in parts[0][0]}
     if with_input:
         dt_seconds = next(iter(liquids.values())).dt_seconds
         found |= {f"{INPUT}/{key}": values for key, values in of_trains(trains, wanted, dt_seconds).items()}
     return found
+
+
+def _together(liquid: snn.Liquid, count: int) -> int:
+    """Samples that run at once; what they give does not depend on it."""
+    return count if liquid.fixed or liquid.weight.device.type != "cpu" else _PLASTIC_TOGETHER
 
 
 def advice(health: Health) -> str:

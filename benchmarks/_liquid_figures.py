@@ -15,13 +15,20 @@ from benchmarks._liquid_fits import ARMS, OFFICIAL
 from benchmarks._liquid_health import Look, over_time
 from eqprop._figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _tidy
 
-_COLOURS = dict(zip(ARMS, (RED, ORANGE, BLUE, GREY, GREY), strict=True))
+_COLOURS = dict(zip(ARMS, (RED, PURPLE, PURPLE, ORANGE, BLUE, GREY, GREY), strict=True))
+_STYLES = ("--", ":")  # of published figures
 _CELLS = 250  # of a drawn weight matrix, a side
 _BRANCHING_SAMPLES = 5
 
 
-def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: float | None = None) -> Figure:
-    """A panel a split and readout: test accuracy of the liquid and its controls, with the deviation over networks."""
+def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: Mapping[str, float] | None = None) -> Figure:
+    """A panel a split and readout: test accuracy of the liquid and its controls, with the deviation over networks.
+
+    Args:
+        lines: of all arms.
+        title: of the figure.
+        published: accuracies, by what they are of.
+    """
     panels = list(dict.fromkeys((v["split"], v["readout"]) for v in lines))
     most = max(v["samples"] for v in lines)
     several = len({v["feature"] for v in lines}) > 1
@@ -35,8 +42,9 @@ def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: float | 
             axes.errorbar(
                 line["accuracy_percent"], place, xerr=line["deviation"] or 0.0, fmt="o", capsize=3, color=colour
             )
-        if published is not None and panel[0] == OFFICIAL:
-            axes.axvline(published, color=GREEN, linewidth=1.0, linestyle="--", label="published, static liquid")
+        if published and panel[0] == OFFICIAL:
+            for (what, value), style in zip(published.items(), _STYLES, strict=False):
+                axes.axvline(value, color=GREEN, linewidth=1.0, linestyle=style, label=f"published, {what}")
             axes.legend(frameon=False, fontsize="small", loc="lower left")
         names = [f"{line['arm']} ({line['feature'] + ', ' if several else ''}{line['width']:,})" for line in mine]
         axes.set(yticks=range(len(mine)), ylim=(len(mine) - 0.5, -0.5), xlabel="test accuracy (%)")

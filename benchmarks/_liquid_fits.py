@@ -18,7 +18,8 @@ from eqprop._errors import DataError
 
 READOUTS = ("softmax", "ridge")
 LIQUID, OFF, RELU, PIXELS = "liquid", "recurrence off", "random ReLU", "pixels"
-ARMS = (LIQUID, OFF, RELU, PIXELS, INPUT)
+PLASTIC = {"nalsm": "NALSM", "stdp": "STDP"}  # arms of plastic liquids, by their rule
+ARMS = (LIQUID, *PLASTIC.values(), OFF, RELU, PIXELS, INPUT)
 OFFICIAL, HELD_OUT = "official test", "speaker held out"
 # tried on validation data; the last is NALSM's cost and scale, of which the published figures are
 _SOFTMAX: tuple[dict[str, Any], ...] = (
@@ -122,6 +123,7 @@ def fits(
     readouts: Sequence[str],
     counts: Sequence[int],
     with_input: bool,
+    plastic: str | None = None,
     held: Mapping[Place, dict[str, Any]] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Every figure of one network: a record a split, feature, readout, arm and number of training samples.
@@ -135,6 +137,7 @@ def fits(
         readouts: names.
         counts: training samples of the learning curve, the last of them all there are.
         with_input: readouts of the input itself, which are the same for every seed.
+        plastic: arm of the plastic liquid, if there is one.
         held: records that are there already, by `place_of`; given back as they are.
     """
     most, tests = counts[-1], len(next(iter(test.values())))
@@ -143,7 +146,7 @@ def fits(
     if task.train.speakers is not None and task.test.speakers is not None:
         speakers = torch.cat((task.train.speakers[:most], task.test.speakers[:tests]))
     for name in features:
-        for arm in (LIQUID, OFF, RELU, PIXELS if task.still else INPUT):
+        for arm in (LIQUID, *([plastic] if plastic else []), OFF, RELU, PIXELS if task.still else INPUT):
             if arm in (PIXELS, INPUT) and not with_input:
                 continue
             x = _of(task, train, test, arm, name, neurons, most, tests)
@@ -175,7 +178,7 @@ def _moved(sides: Sides, count: int, most: int) -> Sides:
 
 
 def _of(task: Task, train: Arrays, test: Arrays, arm: str, name: str, neurons: int, most: int, tests: int) -> Tensor:
-    if arm in (LIQUID, OFF):
+    if arm in (LIQUID, OFF, *PLASTIC.values()):
         return torch.cat([feature(found, arm, name, neurons) for found in (train, test)])
     if task.still and task.train.values is not None and task.test.values is not None:
         return torch.cat((task.train.values(torch.arange(most)), task.test.values(torch.arange(tests))))

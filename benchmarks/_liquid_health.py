@@ -32,6 +32,15 @@ PUBLISHED: dict[tuple[str, str], dict[float, tuple[float, float]]] = {
         1.25: (93.20, math.nan), 1.35: (91.08, 1.45),
     },
 }  # fmt: skip
+# the same source, plastic liquids of ten networks (five of 8,000 neurons): accuracy, its deviation, branching factor
+PLASTIC_PUBLISHED: dict[tuple[str, str], dict[str, tuple[float, float, float]]] = {
+    ("nalsm1000", "mnist"): {"NALSM": (95.96, 0.13, 1.25), "STDP": (89.47, math.nan, math.nan)},
+    ("nalsm1000", "nmnist"): {"NALSM": (95.90, 0.16, 1.13), "STDP": (86.80, math.nan, math.nan)},
+    ("nalsm1000", "fashion-mnist"): {"NALSM": (83.05, 0.21, 1.20)},
+    ("nalsm8000", "mnist"): {"NALSM": (97.49, 0.11, math.nan)},
+    ("nalsm8000", "nmnist"): {"NALSM": (97.42, 0.07, math.nan)},
+    ("nalsm8000", "fashion-mnist"): {"NALSM": (85.61, 0.18, math.nan)},
+}
 BRANCHING_WEIGHTS = (0.4, 0.8, 1.2)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks._liquid_config import Config
 from benchmarks._liquid_data import Task
 from benchmarks._liquid_fits import ARMS, HELD_OUT, LIQUID, OFF, OFFICIAL, find
-from benchmarks._liquid_health import PUBLISHED
+from benchmarks._liquid_health import PLASTIC_PUBLISHED, PUBLISHED
 from eqprop._history import History
 
 FULL = 60_000  # training samples of the published figures
@@ -16,22 +18,59 @@ TITLES = {"nmnist": "N-MNIST", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST
 
 
 def title_of(config: Config, task: Task) -> str:
-    """Liquid and data set."""
-    return f"{config.preset} on {TITLES.get(task.name, task.name)}"
+    """Liquid, its plasticity, and data set."""
+    both = "" if config.plastic is None else f", static and {config.plastic},"
+    return f"{config.preset}{both} on {TITLES.get(task.name, task.name)}"
 
 
-def published(config: Config) -> tuple[float, float] | None:
-    """Published accuracy (of 60,000 training samples) and branching factor of this liquid, if there are any."""
-    known = PUBLISHED.get((config.preset, config.dataset), {})
-    return known.get(config.weight) if config.weight is not None and config.input_weight is None else None
+@dataclass(frozen=True)
+class Published:
+    """What was published of an arm, of spike counts and a linear readout, by Ivanov & Michmizos 2021.
+
+    Attributes:
+        accuracy_percent: mean over networks, of 60,000 training samples.
+        deviation: over networks, NaN where it is not known.
+        branching: local branching factor, NaN where it is not known.
+    """
+
+    accuracy_percent: float
+    deviation: float
+    branching: float
+
+    def record(self) -> dict[str, Any]:
+        """For the summary."""
+        known = {"accuracy_deviation": self.deviation, "branching_factor": self.branching}
+        return {"accuracy_percent": self.accuracy_percent, "training_samples": FULL} | {
+            name: None if math.isnan(value) else value for name, value in known.items()
+        }
 
 
-def headline(config: Config, made: Sequence[dict[str, Any]], health: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures that matter: the liquid, each control, and what recurrence adds."""
+def published(config: Config) -> dict[str, Published]:
+    """What was published of the liquid and of the plastic liquid, by arm, where there is anything."""
+    what, found = (config.preset, config.dataset), {}
+    static = PUBLISHED.get(what, {}).get(config.weight or 0.0) if config.input_weight is None else None
+    if static is not None:
+        found[LIQUID] = Published(static[0], math.nan, static[1])
+    if (plastic := PLASTIC_PUBLISHED.get(what, {}).get(config.plastic or "")) is not None:
+        found[config.plastic or ""] = Published(*plastic)
+    return found
+
+
+def comparable(config: Config, line: Mapping[str, Any]) -> Published | None:
+    """What was published of what a line is of: only of all training samples and of spike counts."""
+    alike = line["samples"] == FULL and line["feature"] == "counts" and line["split"] == OFFICIAL
+    return published(config).get(line["arm"]) if alike else None
+
+
+def headline(
+    config: Config,
+    made: Sequence[dict[str, Any]],
+    health: Mapping[str, Any],
+    plastic: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """The figures that matter: the liquid, each control, what plasticity and recurrence add, and health of both."""
     name, lead = config.features[0], config.readouts[0]
     found: list[dict[str, Any]] = []
-    beside = published(config)
-    whole = beside is not None and config.samples == FULL and config.features[0] == "counts"
     for readout in config.readouts:
         for arm in ARMS:
             line = find(made, split=OFFICIAL, feature=name, readout=readout, arm=arm, samples=config.samples)
@@ -40,21 +79,22 @@ def headline(config: Config, made: Sequence[dict[str, Any]], health: Mapping[str
             label = f"{arm} ({line['width']:,}), {readout}"
             several = f", mean of {line['networks']} networks" if line["networks"] > 1 else ""
             figure = {"name": f"{label}{several}", "value": line["accuracy_percent"], "unit": "%"}
-            if arm == LIQUID and readout == lead and whole and beside is not None:
-                figure["target"] = f">= {beside[0] - 0.4:.2f}"
-                off = abs(line["accuracy_percent"] - beside[0])
-                found.append(figure)
-                figure = {
-                    "name": f"distance from the published {beside[0]:.2f} %", "value": off, "unit": "%",
-                    "target": "<= 0.4",
-                }  # fmt: skip
             found.append(figure)
+            beside = comparable(config, line)
+            if readout == lead and beside is not None:
+                figure["target"] = f">= {beside.accuracy_percent - 0.4:.2f}"
+                off = abs(line["accuracy_percent"] - beside.accuracy_percent)
+                what = (
+                    f"{'' if arm == LIQUID else f'{arm}: '}distance from the published {beside.accuracy_percent:.2f} %"
+                )
+                found.append({"name": what, "value": off, "unit": "%", "target": "<= 0.4"})
     for kind in (OFFICIAL, HELD_OUT):
         for feature in config.features:
-            line = find(made, split=kind, feature=feature, readout=lead, arm=OFF, samples=config.samples)
-            if line is not None and "less" in line:
-                what = f"recurrence adds, {kind}, {feature}, {lead} (standard error {line['less_error']:.2f})"
-                found.append({"name": what, "value": line["less"], "unit": "%"})
+            for which, added, sign in ((config.plastic, "plasticity", -1), (OFF, "recurrence", 1)):
+                line = find(made, split=kind, feature=feature, readout=lead, arm=which, samples=config.samples)
+                if line is not None and "less" in line:
+                    what = f"{added} adds, {kind}, {feature}, {lead} (standard error {line['less_error']:.2f})"
+                    found.append({"name": what, "value": 0.0 + sign * line["less"], "unit": "%"})
     for key, what, unit in (
         ("branching_local", "branching factor, local", ""),
         ("mean_rate_hz", "mean rate", "Hz"),
@@ -62,19 +102,26 @@ def headline(config: Config, made: Sequence[dict[str, Any]], health: Mapping[str
     ):
         if health[key] is not None:
             found.append({"name": what, "value": health[key] * (100 if unit == "%" else 1), "unit": unit})
+    if plastic is not None and plastic["branching_local"] is not None:
+        beside = published(config).get(config.plastic or "")
+        known = "" if beside is None or math.isnan(beside.branching) else f" (published {beside.branching:.2f})"
+        what = f"{config.plastic}: branching factor, local{known}"
+        found.append({"name": what, "value": plastic["branching_local"], "unit": ""})
     total = health["synaptic_operations_recurrent"] + health["synaptic_operations_input"]
     found.append({"name": "synaptic operations a sample, input included", "value": total, "unit": ""})
     return found
 
 
-def table(made: Sequence[dict[str, Any]]) -> str:
-    """The lines as Markdown."""
+def table(made: Sequence[dict[str, Any]], config: Config) -> str:
+    """The lines as Markdown, with what was published of the same."""
     text = [
-        "| split | feature | readout | training samples | arm | width | networks | accuracy % | liquid more by |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| split | feature | readout | training samples | arm | width | networks | accuracy % | published % "
+        "| liquid more by |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for line in made:
         spread = "" if line["deviation"] is None else f" +- {line['deviation']:.2f}"
+        beside = comparable(config, line)
         cells = [
             line["split"],
             line["feature"],
@@ -84,6 +131,7 @@ def table(made: Sequence[dict[str, Any]]) -> str:
             f"{line['width']:,}",
             str(line["networks"]),
             f"{line['accuracy_percent']:.2f}{spread}",
+            "" if beside is None else f"{beside.accuracy_percent:.2f}",
             f"{line['less']:+.2f} +- {line['less_error']:.2f}" if "less" in line else "",
         ]
         text.append("| " + " | ".join(cells) + " |")

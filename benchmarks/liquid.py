@@ -3,7 +3,9 @@
 Features of a liquid are computed in batches and kept in the run folder (a killed run goes on with --resume); readouts
 learn from them, with settings chosen on validation data that come out of the training samples. Beside every figure of
 a liquid stand, with the same readout: the same liquid with its recurrent weights at 0, random ReLU features of equal
-width, and the input itself (pixels, or the same feature of the input's spikes).
+width, and the input itself (pixels, or the same feature of the input's spikes). With --plasticity there is also the
+same network with plastic weights, as NALSM's: they are initialised once, on training samples without labels, and from
+there learn anew in every sample, of training and of test, while its features are taken.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from benchmarks._common import add_output_options, device_named, finish, new_par
 from benchmarks._liquid_config import Config, counts_of, make_config, make_liquid
 from benchmarks._liquid_data import Task, add_task_options, load_task
 from benchmarks._liquid_features import FEATURES, Cache, clear, compute
-from benchmarks._liquid_fits import LIQUID, OFF, READOUTS, fits, lines, place_of
+from benchmarks._liquid_fits import LIQUID, OFF, PLASTIC, READOUTS, fits, lines, place_of
 from benchmarks._liquid_health import BRANCHING_WEIGHTS, PUBLISHED, Look, look, mean_figures, require_well
+from benchmarks._liquid_plastic import INITIAL_SAMPLES, INITIAL_STEPS, NONE, plastic_liquid
 from benchmarks._liquid_report import FULL, headline, history_of, published, table, title_of
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import DataError
@@ -45,6 +48,7 @@ def options() -> argparse.ArgumentParser:
     examples = (
         "examples:\n"
         f"  python -m {MODULE} --preset nalsm1000 --dataset mnist --seeds 3 --out runs/liquid-mnist\n"
+        f"  python -m {MODULE} --plasticity nalsm --samples 6000 --out runs/liquid-nalsm\n"
         f"  python -m {MODULE} --dataset nmnist --data DIR --out runs/liquid-nmnist\n"
         f"  python -m {MODULE} --dataset spoken-digits --data DIR --out runs/liquid-spoken\n"
         f"  python -m {MODULE} --branching --out runs/liquid-branching"
@@ -57,6 +61,14 @@ def options() -> argparse.ArgumentParser:
     liquid.add_argument("--input-weight", type=float, metavar="W", help="of the input weights (default: as --weight)")
     liquid.add_argument("--seed", type=int, default=0, help="of the first network and its input")
     liquid.add_argument("--seeds", type=int, default=3, metavar="N", help="networks, with N seeds from --seed")
+    liquid.add_argument(
+        "--plasticity", default=NONE, metavar="NAME",
+        help=f"{NONE}, {', '.join(PLASTIC)}: a plastic liquid beside the static one; nalsm is STDP with an astrocyte",
+    )  # fmt: skip
+    liquid.add_argument(
+        "--initial-samples", type=int, metavar="N",
+        help=f"{INITIAL_STEPS} steps each, that initialise plastic weights (default: {INITIAL_SAMPLES}, as published)",
+    )  # fmt: skip
     liquid.add_argument("--branching", action="store_true", help="branching factors over weights, and nothing else")
     readout = made.add_argument_group("readout")
     readout.add_argument(
@@ -101,12 +113,16 @@ def network(config: Config, task: Task, seed: int, run: eqprop.Run, quiet: bool)
     seen = require_well(look(liquid, task, seed), config.weight)
     off = copy.deepcopy(liquid)
     off.weight = torch.zeros_like(liquid.weight)
-    cache = Cache(run.folder / "features" / f"seed-{seed}", config.key(task, seed))
+    liquids = {LIQUID: liquid, OFF: off}
     if not (run.folder / "metrics.h5").exists():
         run.write_history(History())  # from here on the folder holds a run that --resume continues
+    cache = cache_of(config, task, seed, run)
+    if config.plastic is not None:
+        liquids[config.plastic] = plastic_of(config, task, seed, cache, quiet)
+    began_features = time.perf_counter()
     train, test = (
         compute(
-            {LIQUID: liquid, OFF: off}, part, count, config.wanted(), cache, prefix=name, seed=seed,
+            liquids, part, count, config.wanted(), cache, prefix=name, seed=seed,
             batch_size=config.batch_size, with_input=not task.still, quiet=quiet,
         )
         for name, part, count in (("train", task.train, config.samples), ("test", task.test, config.test))
@@ -115,7 +131,7 @@ def network(config: Config, task: Task, seed: int, run: eqprop.Run, quiet: bool)
     held, records = {place_of(record): record for record in records}, []
     for record in fits(
         task, train, test, liquid.neurons, seed, features=config.features, readouts=config.readouts,
-        counts=counts_of(config, task), with_input=with_input, held=held,
+        counts=counts_of(config, task), with_input=with_input, plastic=config.plastic, held=held,
     ):  # fmt: skip
         records.append(record)
         if place_of(record) in held:
@@ -132,12 +148,27 @@ def network(config: Config, task: Task, seed: int, run: eqprop.Run, quiet: bool)
         "neurons": liquid.neurons,
         "health": seen.figures,
         "recurrence_off": look(off, task, seed).figures,
-        "seconds_features": ready - began,
+        "plastic": None if config.plastic is None else look(liquids[config.plastic], task, seed).figures,
+        "seconds_initial": began_features - began,
+        "seconds_features": ready - began_features,
         "seconds_readouts": time.perf_counter() - ready,
         "records": records,
     }
     atomic_write(path, json.dumps(result).encode(), "the result of a network")
     return result
+
+
+def cache_of(config: Config, task: Task, seed: int, run: eqprop.Run) -> Cache:
+    """Files of the features of a network, and of its initialised weights."""
+    return Cache(run.folder / "features" / f"seed-{seed}", config.key(task, seed))
+
+
+def plastic_of(config: Config, task: Task, seed: int, cache: Cache, quiet: bool) -> snn.Liquid:
+    """The network of a seed with plastic weights; initialised on the CPU, where one sample at a time is fastest."""
+    made = plastic_liquid(
+        config.plasticity, config.preset, task, seed, config.initial_samples, cache, quiet=quiet
+    )  # fmt: skip
+    return made.to(config.device)
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------
@@ -148,32 +179,39 @@ def report(config: Config, task: Task, results: Sequence[Mapping[str, Any]], run
     made = lines([record for result in results for record in result["records"]])
     health = mean_figures([result["health"] for result in results])
     title = f"{title_of(config, task)}, {config.samples:,} training samples"
-    print(table(made))
+    print(table(made, config))
     beside = published(config)
-    shown = beside[0] if beside is not None and config.samples == FULL else None
+    names = {LIQUID: "static liquid"}
+    shown = {names.get(arm, arm): of.accuracy_percent for arm, of in beside.items() if config.samples == FULL}
+    plastic = None if config.plastic is None else mean_figures([result["plastic"] for result in results])
     run.save_figure("accuracy", figures.accuracy(made, title, shown))
     if len(counts_of(config, task)) > 1:
         run.save_figure("learning_curve", figures.learning_curve(made, title, config.readouts[0]))
     if arguments.plot:
         liquid = make_liquid(config, task, config.seed)
         run.save_figure("dynamics", figures.dynamics(liquid, look(liquid, task, config.seed), title))
+        if config.plastic is not None:
+            learning = plastic_of(config, task, config.seed, cache_of(config, task, config.seed, run), arguments.quiet)
+            drawn = figures.dynamics(learning, look(learning, task, config.seed), f"{title}, {config.plastic}")
+            run.save_figure("dynamics_plastic", drawn)
     run.write_history(history_of(made, config))
-    shown_keys = ("seed", "neurons", "health", "recurrence_off", "seconds_features", "seconds_readouts")
+    shown_keys = (
+        "seed", "neurons", "health", "recurrence_off", "plastic", "seconds_initial", "seconds_features",
+        "seconds_readouts",
+    )  # fmt: skip
     finish(
         arguments,
         title=title,
-        headline=headline(config, made, health),
+        headline=headline(config, made, health, plastic),
         details={
             "seeds": [result["seed"] for result in results],
             "data": task.spec() | {"classes": int(task.train.labels.max()) + 1},
             "lines": made,
             "health": health,
             "recurrence_off": mean_figures([result["recurrence_off"] for result in results]),
-            "published": None if beside is None else {
-                "accuracy_percent": beside[0], "training_samples": FULL,
-                "branching_factor": None if math.isnan(beside[1]) else beside[1],
-                "source": "Ivanov & Michmizos 2021, static liquid, mean of ten networks",
-            },
+            "plastic": plastic,
+            "published": {arm: of.record() for arm, of in beside.items()},
+            "published_source": "Ivanov & Michmizos 2021, means of networks, linear readout of spike counts",
             "settings": [{k: v for k, v in r.items() if k != "right"} for res in results for r in res["records"]],
             "results": {str(result["seed"]): {k: result[k] for k in shown_keys} for result in results},
         },

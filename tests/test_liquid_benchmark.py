@@ -8,12 +8,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 import snn
-from benchmarks import _common, _liquid_data, _liquid_features, _liquid_fits, _liquid_report, liquid
+from benchmarks import _common, _liquid_data, _liquid_features, _liquid_fits, _liquid_plastic, _liquid_report, liquid
 from benchmarks._common import run_main
 from benchmarks._liquid_config import Config
 from benchmarks._liquid_data import Part, Task, aligned, nested_order, split
@@ -58,6 +59,27 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(snn, "preset", small)
     monkeypatch.setitem(_liquid_data.DATASETS, "toy", lambda *_: task(**settings))
     return settings
+
+
+@pytest.fixture
+def nalsm(toy: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The small data set, and NALSM's liquid on a grid of 4 x 4 x 4 in place of every preset."""
+
+    def small(name: str, *, seed: int = 0, weight: float | None = None, inputs: int = CHANNELS) -> snn.Liquid:
+        g, size = torch.Generator().manual_seed(seed), 0.8 if weight is None else weight
+        wiring = snn.Grid((4, 4, 4)).wire(g)
+        entries = snn.input_mask(64, inputs, 0.3, g) * snn.random_signs((64, inputs), g)
+        return snn.Liquid(
+            snn.NalsmLIF(threshold=3.0),
+            (wiring.mask * wiring.signs() * size).float(),
+            (entries * size).float(),
+            relay=snn.Relay(2),
+            synapse=snn.NearestSpike(1e-3),
+            excitatory=wiring.excitatory,
+        )
+
+    monkeypatch.setattr(snn, "preset", small)
+    return toy
 
 
 def script(out: Path, *words: str) -> int:
@@ -341,7 +363,11 @@ def test_the_published_figure_is_a_target_of_the_whole_data_set_only() -> None:
         ("branching_local", "mean_rate_hz", "silent_share", "samples", "synaptic_operations_recurrent",
          "synaptic_operations_input"), 1.0,
     )  # fmt: skip
-    for samples, expected in ((60_000, [">= 94.80", "<= 0.4"]), (20_000, [])):
+    for samples, plasticity, expected in (
+        (60_000, "none", [">= 94.80", "<= 0.4"]),
+        (60_000, "nalsm", [">= 94.80", "<= 0.4", ">= 95.56", "<= 0.4"]),
+        (20_000, "nalsm", []),
+    ):
         config = Config(
             "nalsm1000",
             "mnist",
@@ -358,9 +384,15 @@ def test_the_published_figure_is_a_target_of_the_whole_data_set_only() -> None:
             500,
             "cpu",
             False,
+            plasticity,
         )
-        found = _liquid_report.headline(config, [line | {"samples": samples}], health)
+        made = [
+            line | {"samples": samples, "arm": arm} for arm in ("liquid", "NALSM") if arm != "NALSM" or config.plastic
+        ]
+        found = _liquid_report.headline(config, made, health)
         assert [f["target"] for f in found if "target" in f] == expected
+        shown = _liquid_report.table([v | {"deviation": None, "constant": False} for v in made], config)
+        assert ("95.20" in shown, "95.96" in shown) == (len(expected) > 0, len(expected) > 2)
 
 
 def test_digits_go_through_the_real_liquid(
@@ -374,6 +406,102 @@ def test_digits_go_through_the_real_liquid(
     assert list(arms) == ["liquid", "recurrence off", "random ReLU", "pixels"]
     assert arms["liquid"]["accuracy_percent"] > 55 and arms["pixels"]["width"] == 784
     assert 0.8 < summary["health"]["branching_local"] < 1.2
+
+
+# -- plastic liquids -------------------------------------------------------------------------------------------------
+
+
+def learning(out: Path, *words: str, plasticity: str = "nalsm") -> dict[str, Any]:
+    """The summary of a run with a plastic liquid."""
+    few = ["--plasticity", plasticity, "--initial-samples", "30", "--readout", "ridge"]
+    script(out, *few, *words)
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text())
+    return found
+
+
+def test_weights_are_initialised_by_training_samples_that_do_not_validate() -> None:
+    asked: list[int] = []
+    whole = part(24, 1)
+
+    def watched(at: torch.Tensor, seed: int) -> torch.Tensor:
+        asked.extend(at.tolist())
+        return whole.trains(at, seed)
+
+    made = list(_liquid_plastic.snippets(Part(whole.labels, watched), 50, STEPS, 3))
+    assert all(x.shape == (1, 20, CHANNELS) for x in made) and len(made) == 50
+    train = split(24)[0].tolist()
+    assert sorted(set(asked)) == train and max(asked.count(i) for i in train) == 3  # 20 samples, again and again
+    trains = whole.trains(torch.tensor(asked), 0)
+    starts = []
+    for snippet, full in zip(made, trains, strict=True):
+        (found,) = (i for i in range(STEPS - 19) if torch.equal(full[i : i + 20], snippet[0]))
+        starts.append(found)
+    assert min(starts) < 10 and max(starts) > 50
+    again = list(_liquid_plastic.snippets(whole, 50, STEPS, 3))
+    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+
+
+def test_a_plastic_liquid_stands_beside_the_static_one(tmp_path: Path, nalsm: dict[str, Any]) -> None:
+    nalsm["speakers"] = True
+    out = tmp_path / "run"
+    summary = learning(out, "--seeds", "2", "--feature", "counts", "filter", "--plot")
+    figures = {"accuracy", "learning_curve", "dynamics", "dynamics_plastic"}
+    assert {p.stem for p in (out / "figures").iterdir()} == figures
+    for kind, feature in (("official test", "counts"), ("official test", "filter"), ("speaker held out", "counts")):
+        own = [v for v in summary["lines"] if (v["split"], v["feature"], v["samples"]) == (kind, feature, 120)]
+        assert [v["arm"] for v in own] == ["liquid", "NALSM", "recurrence off", "random ReLU", "input"]
+        assert [v["networks"] for v in own] == [2, 2, 2, 2, 1] and own[1]["width"] == 64
+        assert own[1]["accuracy_percent"] > 60
+    assert summary["plastic"]["mean_rate_hz"] != summary["health"]["mean_rate_hz"]
+    names = {figure["name"].partition(" (")[0] for figure in summary["headline"]}
+    assert {"plasticity adds, official test, counts, ridge", "NALSM: branching factor, local"} <= names
+    assert "accuracy/NALSM" in Run.open(out).read_history()
+
+
+def test_every_sample_learns_from_the_weights_that_were_initialised(tmp_path: Path, nalsm: dict[str, Any]) -> None:
+    """By hand: the largest weights of the static network, initialised, then one sample alone."""
+    features = {}
+    for rule, plasticity in (("nalsm", snn.NalsmPlasticity()), ("stdp", snn.NalsmPlasticity(astrocyte=None))):
+        out = tmp_path / rule
+        arm = [v["arm"] for v in learning(out, "--samples", "60", plasticity=rule)["lines"]][1]
+        static = snn.preset("nalsm1000", seed=0, weight=3.0)
+        plastic, data = snn.PlasticLiquid(static, plasticity), task()
+        plastic.initialise(_liquid_plastic.snippets(data.train, 30, STEPS, 0), progress=False)
+        assert float((plastic.weight - static.weight).abs().max()) > 0.01
+        alone = plastic.run(data.test.trains(torch.tensor([7]), 0), health="ignore").counts[0]
+        with h5py.File(out / "features" / "seed-0" / "test-000000.h5") as file:
+            features[arm] = file[arm]["counts"][()]
+            assert not np.array_equal(file["liquid"]["counts"][7], features[arm][7])
+        assert np.array_equal(features[arm][7], alone.numpy())
+    assert list(features) == ["NALSM", "STDP"] and not np.array_equal(features["NALSM"], features["STDP"])
+
+
+def test_a_run_with_plasticity_goes_on_and_is_no_other_run(
+    tmp_path: Path, nalsm: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    first = learning(out, "--samples", "60")
+    assert "plasticity: " in refused(capsys, out, "--samples", "60", "--readout", "ridge", "--resume")
+    initialised: list[int] = []
+    real = snn.PlasticLiquid.initialise
+
+    def counting(self: snn.PlasticLiquid, samples: Any, **named: Any) -> None:
+        initialised.append(1)
+        real(self, samples, **named)
+
+    monkeypatch.setattr(snn.PlasticLiquid, "initialise", counting)
+    monkeypatch.setattr(_liquid_features, "_PLASTIC_TOGETHER", 7)  # features do not depend on it
+    kept = out / "features" / "seed-0" / "train-000000.h5"
+    before = kept.read_bytes()
+    kept.unlink()
+    longer = learning(out, "--resume")
+    assert not initialised and kept.read_bytes() == before
+    few = [[v for v in found["lines"] if v["samples"] == 60] for found in (first, longer)]
+    assert len(few[0]) == 5 and few[0] == few[1] and len(longer["lines"]) == 10
+    learning(out, "--samples", "60", "--overwrite")
+    assert initialised == [1]
+    config = json.loads((out / "config.json").read_text())["config"]
+    assert (config["plasticity"], config["initial_samples"]) == ("nalsm", 30)
 
 
 @pytest.mark.parametrize(
@@ -391,6 +519,11 @@ def test_digits_go_through_the_real_liquid(
         (["--seed", "-1"], "--seed: got -1"),
         (["--bins", "99"], "--bins: got 99"),
         (["--tau", "0"], "--tau: got 0.0"),
+        (["--plasticity", "nalmm"], "did you mean 'nalsm'?"),
+        (["--plasticity", "nalsm", "--preset", "rram200"], "write --preset nalsm1000 or nalsm8000"),
+        (["--plasticity", "stdp", "--branching"], "--branching: got it with --plasticity stdp"),
+        (["--plasticity", "stdp", "--initial-samples", "0"], "--initial-samples: got 0"),
+        (["--initial-samples", "9"], "write --plasticity nalsm"),
         (["--device", "warp"], "--device: got 'warp'"),
         (["--dataset", "nmnist", "--data", "/nowhere"], "unpack N-MNIST's Train and Test"),
         (["--dataset", "spoken-digits", "--data", "/nowhere"], "write --data DIR"),
