@@ -118,7 +118,10 @@ def main(arguments: argparse.Namespace) -> None:
             name = f"first hidden cosine from 90 degrees, homeostasis {label}, {line['seeds']} seeds x {line['epochs']}"
             headline.append({"name": name, "value": line["first_hidden_cosine"], "unit": "", "target": target})
             headline.append({"name": f"accuracy, homeostasis {label}", "value": line["accuracy_percent"], "unit": "%"})
-    headline = headline or [{"name": lines[0]["row"], "value": lines[0]["accuracy_percent"], "unit": "%"}]
+    headline = headline or [
+        {"name": f"accuracy, {v['group']}, {v['row']}, {v['seeds']} seeds", "value": v["accuracy_percent"], "unit": "%"}
+        for v in lines
+    ]
     finish(
         arguments,
         title="Learning without weight symmetry, Fashion-MNIST 784-256-256-10",
