@@ -29,6 +29,8 @@ def robustness(
     figure = Figure(figsize=(4.2 * (len(curves) + bool(map_)), 3.6), layout="constrained")
     panels = figure.subplots(1, len(curves) + bool(map_), squeeze=False)[0]
     for axes, (name, lines) in zip(panels, curves.items(), strict=False):
+        if axes is not panels[0]:  # before anything is drawn, or what lies beyond the first panel would be cut off
+            axes.sharey(panels[0])
         levels = 100 * np.array([line["level"] for line in lines])
         for key, (label, colour) in _ARMS.items():
             mean = np.array([line[key] for line in lines])
@@ -38,7 +40,6 @@ def robustness(
         for key, (label, colour) in _LEVEL.items():
             axes.axhline(lines[0][key], color=colour, linewidth=1.0, linestyle="--", label=label)
         axes.set(xlabel=CURVES[name], ylabel="test accuracy (%)")
-        axes.sharey(panels[0])
         _tidy(axes)
     panels[0].legend(frameon=False, fontsize="small")
     if map_:

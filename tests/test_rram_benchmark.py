@@ -11,6 +11,7 @@ import torch
 from benchmarks import _common, _rram_points, rram
 from benchmarks._common import run_main
 from benchmarks._liquid_data import Part, Task
+from benchmarks._rram_figures import robustness
 from benchmarks._rram_points import Config, chip, run, run_many, without_recurrence
 from eqprop._errors import ConfigError
 
@@ -135,3 +136,16 @@ def test_a_sweep_goes_on_and_is_recorded(
     assert again["lines"] == first["lines"] and len(again["lines"]) == 4
     assert (tmp_path / "results" / "rram-robustness.png").exists()
     assert "recurrence off" in capsys.readouterr().out
+
+
+def test_curves_that_share_an_axis_are_drawn_whole() -> None:
+    keys = ("accuracy_percent", "recurrence_off_percent", "random_relu_percent", "input_percent")
+
+    def line(level: float, value: float) -> dict[str, float]:
+        return {"level": level} | {key: value for key in keys} | {f"{key}_deviation": 1.0 for key in keys}
+
+    curves = {"variability": [line(0.0, 90.0), line(0.5, 88.0)], "read_noise": [line(0.0, 90.0), line(0.5, 40.0)]}
+    figure = robustness(curves, [], "made up")
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low < 39.0 and high > 91.0
