@@ -329,7 +329,8 @@ def test_the_map_is_symmetric_and_agrees_with_single_relaxations(
     assert found.betas[0, 0] == complex(-0.6, -0.6) and found.betas[0, -1] == complex(0.6, -0.6)
     for i, j in ((0, 0), (1, 5), (resolution - 2, 5), (4, 4), (resolution - 1, 2)):  # below the axis too
         alone = directly(net, rule, x, y, complex(found.betas[i, j]), 12)
-        assert float(found.log10_residual[i, j]) == pytest.approx(math.log10(alone), abs=1e-9)
+        # at beta = 0, which was relaxed already, a residual is rounding alone, another on every machine
+        assert 10 ** float(found.log10_residual[i, j]) == pytest.approx(alone, rel=1e-8, abs=1e-14)
 
 
 def test_the_map_does_not_depend_on_what_relaxes_together(device: torch.device) -> None:
@@ -338,7 +339,7 @@ def test_the_map_does_not_depend_on_what_relaxes_together(device: torch.device) 
     rule = holomorphic(0.1, cost="cross-entropy")
     maps = [residual_map(net, rule, x, y, rows=rows, **options).log10_residual for rows in (1, 20, 10000)]
     for other in maps[1:]:
-        torch.testing.assert_close(maps[0], other, rtol=0, atol=1e-9)
+        torch.testing.assert_close(10 ** maps[0], 10**other, rtol=1e-8, atol=1e-14)
 
 
 @pytest.mark.parametrize("correction", [None, "asymep"])
