@@ -15,6 +15,7 @@ from snn._liquid import Liquid
 from snn._plasticity import Plasticity
 from snn._prepared import Prepared
 from snn._projection import PlasticDrive, PlasticRecurrence, Projection
+from snn._projection_compiled import CompiledProjection, loops
 from snn._projection_events import EventProjection
 from snn._records import LiquidState
 
@@ -25,7 +26,8 @@ class PlasticLiquid(Liquid):
     A run starts from ``weight`` and ``input_weight`` and leaves them as they are; its weights are in the state that it
     gives back, see ``weights``, from which a stream goes on. Memory is that of ``batch`` copies of the synapses that
     are there. On a CPU only the synapses of neurons that spike are touched, unless ``recurrence="dense"`` and
-    ``input_product="dense"``; on an accelerator all are, and nothing is looked at.
+    ``input_product="dense"``, and where numba is installed by compiled loops, with the same numbers; on an accelerator
+    all are, and nothing is looked at.
 
     Args:
         liquid: without delays and short-term plasticity, with types of neurons, and with synapses of one time constant.
@@ -183,8 +185,9 @@ class PlasticLiquid(Liquid):
         return made
 
     def _kind(self, how: str) -> type[Projection]:
-        events = how != "dense" and self.plasticity.by_events and self.weight.device.type == "cpu"
-        return EventProjection if events else Projection
+        if how == "dense" or not self.plasticity.by_events or self.weight.device.type != "cpu":
+            return Projection
+        return EventProjection if loops() is None else CompiledProjection
 
 
 def _carry(before: LiquidState, to: LiquidState) -> None:

@@ -51,9 +51,10 @@ class Projection:
         self.post, self.pre = mask.nonzero(as_tuple=True)  # sorted by post
         self.values = weight[self.post, self.pre]
         self.lengths = torch.bincount(self.post, minlength=self.neurons)
-        kind = torch.zeros_like(self.pre) if inhibitory is None else inhibitory.long()[self.pre]
+        self.kind_of = self.pre.new_zeros(self.sources) if inhibitory is None else inhibitory.long()
+        kind = self.kind_of[self.pre]
         self.key = self.post + self.neurons * kind
-        self.kinds = len(bounds)
+        self.kinds, self.bounds = len(bounds), bounds
         table = torch.tensor(bounds, dtype=weight.dtype, device=weight.device)
         self.low, self.high = table[kind, 0], table[kind, 1]
         self.constants = synapse.constants(dt_seconds, {n: getattr(synapse, n) for n in synapse.times})

@@ -27,6 +27,7 @@ class EventProjection(Projection):
         super().__init__(*args)
         order = torch.argsort(self.pre, stable=True)
         self._post, self._pre, self._key = (t.numpy() for t in (self.post, self.pre, self.key))
+        self._kind_of = self.kind_of.numpy()
         self._low, self._high = self.low.numpy(), self.high.numpy()
         self._in = _starts(self._post, self.neurons)
         self._out = _starts(self._pre, self.sources)
@@ -44,7 +45,7 @@ class EventProjection(Projection):
         return states | self._filter.initial(self.like.new_zeros(self.neurons, batch))
 
     def receive(self, state: States, k: dict[str, Any], spikes: Tensor) -> Tensor:
-        weight, sent = _flat_weights(state), spikes.numpy()
+        weight, sent = by_sample(state).reshape(-1), spikes.numpy()
         batch = sent.shape[1]
         pre, sample = _spiking(sent)
         worth = sent[pre, sample]
@@ -87,7 +88,7 @@ class EventProjection(Projection):
         self._apply(state, synapses, which, changes, self._pre[synapses] * batch + which)
 
     def _apply(self, state: States, synapses: Array, which: Array, change: Array, source: Array) -> None:
-        weight = _flat_weights(state)
+        weight = by_sample(state).reshape(-1)
         place = synapses + which * len(self._post)
         old = weight[place]
         low, high = (self._low[:1], self._high[:1]) if self.kinds == 1 else (self._low[synapses], self._high[synapses])
@@ -104,13 +105,12 @@ class EventProjection(Projection):
         return torch.from_numpy(sums.reshape(self.neurons, batch)).to(self.like.dtype)
 
 
-def _flat_weights(state: States) -> Array:
-    """The weights, a sample after another, in place: a view that would silently be a copy is not one here."""
-    by_sample = state["weight"].T
-    if not by_sample.is_contiguous():
-        state["weight"] = by_sample.contiguous().T
-        by_sample = state["weight"].T
-    return by_sample.numpy().reshape(-1)
+def by_sample(state: States) -> Array:
+    """The weights ``[batch, synapses]``, in place: a view that would silently be a copy is not one here."""
+    if not state["weight"].T.is_contiguous():
+        state["weight"] = state["weight"].T.contiguous().T
+    found: Array = state["weight"].T.numpy()
+    return found
 
 
 def _spiking(spikes: Array) -> tuple[Array, Array]:

@@ -15,6 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import snn
 from eqprop import ConfigError, DataError
+from snn import _plastic_liquid
+from snn._projection_compiled import CompiledProjection
+from snn._projection_events import EventProjection
 from tests.helpers import no_host_sync, seeded
 
 D = torch.float64
@@ -195,6 +198,30 @@ def test_both_ways_to_change_weights_agree(name: str, neuron: snn.Neuron, synaps
     assert torch.equal(found.recorded("spikes"), expected.recorded("spikes")) and float(found.counts.sum()) > 100
     for a, b in zip(plastic.weights(found.state), plastic.weights(expected.state), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D], ids=str)
+@pytest.mark.parametrize("synapse", [snn.Delta(), snn.Exponential(3e-3), snn.NearestSpike(2e-3)], ids=repr)
+@pytest.mark.parametrize("name", ["nalsm", "ap-stdp"])
+def test_compiled_loops_give_the_same_numbers(
+    name: str, synapse: snn.Synapse, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, also at batch 1, where a transposed view is its own copy."""
+    pytest.importorskip("numba")
+    settings = base(synapse=synapse).settings()
+    settings |= {n: settings[n].to(dtype) for n in ("weight", "input_weight")}
+    plastic = snn.PlasticLiquid(snn.Liquid(**settings), RULES[name])
+    compiled = [plastic.run(x, record=TRAIN, health="ignore") for x in (events(), events(1))]
+    assert isinstance(plastic._ready().recurrence.projection, CompiledProjection)  # type: ignore[attr-defined]
+    monkeypatch.setattr(_plastic_liquid, "loops", lambda: None)
+    plain = copy.deepcopy(plastic)
+    assert type(plain._ready().recurrence.projection) is EventProjection  # type: ignore[attr-defined]
+    for found, x in zip(compiled, (events(), events(1)), strict=True):
+        expected = plain.run(x, record=TRAIN, health="ignore")
+        assert torch.equal(found.recorded("spikes"), expected.recorded("spikes")) and float(found.counts.sum()) > 100
+        assert torch.equal(found.recorded("voltage"), expected.recorded("voltage"))
+        for a, b in zip(plastic.weights(found.state), plain.weights(expected.state), strict=True):
+            assert torch.equal(a, b)  # type: ignore[arg-type]
 
 
 @every_rule
