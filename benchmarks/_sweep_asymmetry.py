@@ -101,7 +101,7 @@ def completed(config: Config) -> Config:
         )
     if config.homeostasis.coefficient and config.homeostasis.kolen_pollack is not None:
         raise ConfigError("homeostasis: got a coefficient and kolen_pollack, needed one of the two")
-    _sweep_data.require_data(config.data)
+    _sweep_data.require_data(config.data, config.network.layers)
     make_rule(row_of(config), config.seed, config.rule.tol)
     return config
 

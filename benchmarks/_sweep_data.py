@@ -5,8 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import eqprop
+from benchmarks._common import sizes
 from benchmarks._fewer_images import fewer
+from benchmarks.mnist import DATASETS
 from eqprop._errors import ConfigError, DataError
+from eqprop._names import lookup
+
+PIXELS, CLASSES = 784, 10  # of the data sets of benchmarks.mnist
 
 
 @dataclass(frozen=True)
@@ -18,10 +23,17 @@ class Data:
     validation: int | None = None
 
 
-def require_data(data: Data) -> None:
-    """Raises ConfigError for numbers of images that cannot be, before anything is read."""
+def require_data(data: Data, layers: str) -> None:
+    """Raises ConfigError for another data set, numbers of images that cannot be, and units ("784-256-10") that do not
+    fit its images, before anything is read."""
+    lookup("data.dataset", data.dataset, dict.fromkeys(DATASETS))
     if data.train is not None and data.train < 1:
         raise ConfigError(f"data.train: got {data.train}, needed at least 1, or none for all")
+    if data.validation is not None and data.validation < 0:
+        raise ConfigError(f"data.validation: got {data.validation}, needed at least 0, or none for the usual number")
+    units = sizes(layers)
+    if (units[0], units[-1]) != (PIXELS, CLASSES):
+        raise ConfigError(f"network.layers: got {layers!r}, but {data.dataset} needs {PIXELS}-...-{CLASSES}")
 
 
 def require_found(found: eqprop.DataSplits, wanted: str) -> None:

@@ -20,7 +20,7 @@ from benchmarks._sweep_mnist_config import completed as completed
 from benchmarks._sweep_mnist_config import settings as settings_of
 from benchmarks._sweep_mnist_config import substrate_of
 from eqprop._diagnostics import match, parameters_by_layer
-from eqprop._errors import ConfigError, EqPropError, TrainingError
+from eqprop._errors import EqPropError, TrainingError
 
 _BATCH = 64  # images of the gradients that are compared
 
@@ -32,15 +32,10 @@ def run(config: Config) -> dict[str, Any]:
     config = completed(config)
     settings = mnist.Config(**settings_of(config))
     device = torch.device(config.device)
-    if settings.rule == "backprop" and config.substrate is not None:
-        raise ConfigError("substrate: got one for the feed-forward twin, which does not relax; needed another rule")
     data = _data(settings, device)
     ideal, network = _networks(config, settings, device)
     rule = mnist.make_rule(settings)
-    groups = network.parameter_groups(settings.lr[0] if len(settings.lr) == 1 else settings.lr)
-    optimizer = torch.optim.SGD(
-        groups, lr=settings.lr[0], momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
+    optimizer = mnist.make_optimizer(settings, network)
     trainer = eqprop.Trainer(
         network,
         rule,

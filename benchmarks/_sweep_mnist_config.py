@@ -6,9 +6,18 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 import hardware
 from benchmarks import mnist
+from benchmarks._common import sizes
 from benchmarks._sweep_data import Data as Data
+from benchmarks._sweep_data import require_data
+from benchmarks._sweep_fields import in_fields, options, require_device
+from eqprop._errors import ConfigError
+from eqprop._names import lookup
+
+_OPTIONS = {"rule": "rule.name", "network": "network.layers"}  # options that have other names than their fields
 
 # None stands for the preset of data set and network throughout, unless said otherwise; `completed` puts it in.
 
@@ -86,7 +95,17 @@ def _parts(config: Config) -> tuple[Any, ...]:
 
 
 def completed(config: Config) -> Config:
-    """With the preset's values in place of None."""
+    """With the preset's values in place of None; what cannot work is told before anything runs.
+
+    Raises:
+        ConfigError: names the field.
+    """
+    require_device(config.device)
+    with in_fields(options(config, _OPTIONS)):
+        return _completed(config)
+
+
+def _completed(config: Config) -> Config:
     preset = mnist.preset(config.data.dataset, config.network.layers)
     if isinstance(config.training.lr, int | float):
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, lr=(config.training.lr,)))
@@ -98,7 +117,16 @@ def completed(config: Config) -> Config:
 
     rule, network, training, data = (filled(part) for part in _parts(config))
     made = dataclasses.replace(config, rule=rule, network=network, training=training, data=data)
-    mnist.make_rule(mnist.Config(**settings(made)))  # raises for what cannot work, before anything runs
+    lookup("rule.name", rule.name, dict.fromkeys(mnist.RULES))
+    lookup("training.schedule", training.schedule, dict.fromkeys(mnist.SCHEDULES))
+    require_data(data, network.layers)
+    own = mnist.Config(**settings(made))
+    mnist.make_rule(own)
+    small = dataclasses.replace(own, network="-".join("2" for _ in sizes(own.network)))  # as deep, and made at once
+    mnist.make_optimizer(own, mnist.make_network(small, torch.device("cpu")))
+    if rule.name == "backprop" and config.substrate is not None:
+        raise ConfigError("substrate: got one for the feed-forward twin, which does not relax; needed another rule")
+    substrate_of(made)
     return made
 
 

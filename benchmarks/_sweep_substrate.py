@@ -141,7 +141,7 @@ def completed(config: Config) -> Config:
         one_way = pulses is not None and pulses.one_way
         chip = dataclasses.replace(chip, mapping="one-sided" if one_way else "balanced")
     made = dataclasses.replace(config, substrate=chip, training=training)
-    _sweep_data.require_data(config.data)
+    _sweep_data.require_data(config.data, config.network.layers)
     make_rule(row_of(made), made.seed)
     return made
 

@@ -23,6 +23,7 @@ from eqprop._errors import ConfigError
 from eqprop._runs import Run
 
 MODULE = "benchmarks.mnist"
+DATASETS = ("mnist", "fashion-mnist", "digits")
 RULES = ("ep", "implicit", "rbp", "bptt", "backprop")
 SCHEDULES = ("constant", "exponential", "cosine")
 
@@ -150,7 +151,7 @@ def options() -> argparse.ArgumentParser:
     made = new_parser(MODULE, "Train an attractor network on handwritten digits or clothes.", epilog)
     add_output_options(made, Path("runs/mnist"), resume=True)
     data = made.add_argument_group("data")
-    data.add_argument("--dataset", choices=("mnist", "fashion-mnist", "digits"), default="mnist", help="data set")
+    data.add_argument("--dataset", choices=DATASETS, default="mnist", help="data set")
     data.add_argument("--data", metavar="DIR", help="folder with the data set's files (default: cache, or download)")
     data.add_argument("--validation", type=int, metavar="N", help="images held out for validation (0: none)")
     data.add_argument("--train", type=int, metavar="N", help="train on so many images only, drawn by the seed")
@@ -251,6 +252,12 @@ def make_rule(config: Config) -> eqprop.Rule:
     return eqprop.Backprop(cost=config.cost)
 
 
+def make_optimizer(config: Config, network: Any) -> torch.optim.SGD:
+    """SGD with a rate for all connections, or one for each."""
+    groups = network.parameter_groups(config.lr[0] if len(config.lr) == 1 else config.lr)
+    return torch.optim.SGD(groups, lr=config.lr[0], momentum=config.momentum, weight_decay=config.weight_decay)
+
+
 def make_data(config: Config, folder: str | None, device: torch.device) -> DataSplits:
     data = load_dataset(config.dataset, folder, device=device, validation=config.validation, seed=config.seed)
     pixels, classes = sizes(config.network)[0], sizes(config.network)[-1]
@@ -268,8 +275,7 @@ def train(
 ) -> dict[str, Any]:
     """One seed in one run folder; returns what summary.json says of it."""
     network, rule = make_network(config, device), make_rule(config)
-    groups = network.parameter_groups(config.lr[0] if len(config.lr) == 1 else config.lr)
-    optimizer = torch.optim.SGD(groups, lr=config.lr[0], momentum=config.momentum, weight_decay=config.weight_decay)
+    optimizer = make_optimizer(config, network)
     result, _ = _training.train_seed(
         network, rule, optimizer, data, config, out, arguments, title=title_of(config, data), schedule=config.schedule,
         scheduler=_training.make_scheduler(optimizer, config.schedule, config.epochs, decay=config.decay),

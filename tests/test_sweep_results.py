@@ -288,7 +288,7 @@ def test_the_mnist_adapter_has_every_setting_of_the_script_and_takes_its_presets
     assert _sweep_mnist.completed(made) == made
     (changed,) = eqprop.grid(_sweep_mnist.Config, **{"training.lr": [0.2], "rule.beta": [0.3]})
     assert _sweep_mnist.completed(changed).training.lr == (0.2,)
-    with pytest.raises(ConfigError, match="--epochs: got 0"):
+    with pytest.raises(ConfigError, match="training.epochs: got 0"):
         _sweep_mnist.completed(eqprop.grid(_sweep_mnist.Config, **{"training.epochs": [0]})[0])
 
 
