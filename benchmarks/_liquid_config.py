@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ import torch
 
 import snn
 from benchmarks._liquid_data import Task
-from benchmarks._liquid_features import Wanted
-from benchmarks._liquid_fits import PLASTIC, READOUTS
+from benchmarks._liquid_features import FEATURES, Wanted
+from benchmarks._liquid_fits import LIQUID, OFF, PLASTIC, READOUTS
 from benchmarks._liquid_plastic import INITIAL_SAMPLES, NONE, rule_of
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
+
+LEAST = 60  # training samples
 
 # (weight, input weight) where the preset's own do not fit the input. On N-MNIST published networks branch by 1 at 1.0.
 # Forty channels of sound drive a neuron through six synapses only; these weights were chosen on validation data.
@@ -77,11 +80,21 @@ class Config:
         return range(self.seed, self.seed + self.seeds)
 
 
-def make_config(arguments: argparse.Namespace, task: Task, device: torch.device) -> Config:
-    """The options, with what they leave out. Raises ConfigError for those that cannot be."""
+def usual_weights(arguments: argparse.Namespace) -> tuple[float | None, float | None]:
+    """Weight and input weight that are given, or those of preset and data set; None for the preset's own."""
     usual = _WEIGHTS.get((arguments.preset, arguments.dataset), (None, None))
     if arguments.preset.startswith("nalsm") and usual[0] is None:
         usual = (0.8, usual[1])
+    return (
+        usual[0] if arguments.weight is None else arguments.weight,
+        # with a weight of one's own, the input's is the same unless it is given
+        usual[1] if arguments.weight is arguments.input_weight is None else arguments.input_weight,
+    )
+
+
+def require_possible(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError for options that cannot be, whatever the data are."""
+    lookup("--preset", arguments.preset, dict.fromkeys(snn.PRESETS))
     for name in ("weight", "input_weight"):
         value = getattr(arguments, name)
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -93,22 +106,30 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
         raise ConfigError(f"--seed: got {arguments.seed}, needed 0 or more")
     if not (math.isfinite(arguments.tau) and arguments.tau > 0):
         raise ConfigError(f"--tau: got {arguments.tau}, needed seconds above 0, as in --tau 0.03")
-    if arguments.bins > task.steps:
-        raise ConfigError(f"--bins: got {arguments.bins}, needed at most {task.steps}, the steps of a sample")
     for name in arguments.readout:
         lookup("--readout", name, dict.fromkeys(READOUTS))
+    for name in arguments.feature or ():
+        lookup("--feature", name, dict.fromkeys(FEATURES))
+    learning_of(arguments)
+
+
+def make_config(arguments: argparse.Namespace, task: Task, device: torch.device) -> Config:
+    """The options, with what they leave out. Raises ConfigError for those that cannot be."""
+    require_possible(arguments)
+    if arguments.bins > task.steps:
+        raise ConfigError(f"--bins: got {arguments.bins}, needed at most {task.steps}, the steps of a sample")
     samples, test = (
         within(option, getattr(arguments, option), least, len(part))
-        for option, least, part in (("samples", 60, task.train), ("test", 1, task.test))
+        for option, least, part in (("samples", LEAST, task.train), ("test", 1, task.test))
     )
+    weight, input_weight = usual_weights(arguments)
     plasticity, initial = learning_of(arguments)
     features = arguments.feature or (["counts", "filter"] if task.train.speakers is not None else ["counts"])
-    made = Config(
+    return Config(
         preset=arguments.preset,
         dataset=task.name,
-        weight=usual[0] if arguments.weight is None else arguments.weight,
-        # with a weight of one's own, the input's is the same unless it is given
-        input_weight=usual[1] if arguments.weight is arguments.input_weight is None else arguments.input_weight,
+        weight=weight,
+        input_weight=input_weight,
         samples=samples,
         test=test,
         seed=arguments.seed,
@@ -123,8 +144,6 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
         plasticity=plasticity,
         initial_samples=initial,
     )
-    made.wanted()
-    return made
 
 
 def learning_of(arguments: argparse.Namespace) -> tuple[str, int]:
@@ -162,6 +181,14 @@ def make_liquid(config: Config, task: Task, seed: int, weight: float | None = No
         made.input_weight = other.input_weight
     made.dt_seconds = task.dt_seconds
     return made.to(config.device)
+
+
+def static_liquids(config: Config, task: Task, seed: int) -> dict[str, snn.Liquid]:
+    """The network of a seed, and the same with its recurrent weights at 0."""
+    liquid = make_liquid(config, task, seed)
+    off = copy.deepcopy(liquid)
+    off.weight = torch.zeros_like(liquid.weight)
+    return {LIQUID: liquid, OFF: off}
 
 
 def counts_of(config: Config, task: Task) -> list[int]:

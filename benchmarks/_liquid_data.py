@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -108,6 +109,12 @@ def load_task(name: str, folder: str | None, preset: str) -> Task:
         if name not in _HOW or not str(error).startswith("got no"):
             raise
         raise DataError(f"--dataset {name}: {error}. To get it, {_HOW[name]}, and write --data DIR") from error
+
+
+@functools.lru_cache(maxsize=1)
+def task_of(name: str, preset: str) -> Task:
+    """``load_task`` from the folder EQPROP_DATA or the cache, once a process."""
+    return load_task(name, None, preset)
 
 
 def nested_order(labels: Tensor, seed: int = 0) -> Tensor:

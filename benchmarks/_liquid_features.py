@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import snn
-from benchmarks._liquid_data import Part
+from benchmarks._liquid_data import Part, Task
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import DataError
 from eqprop._names import lookup
@@ -87,6 +87,19 @@ class Cache:
             for key, values in arrays.items():
                 file.create_dataset(key, data=values, compression="gzip", compression_opts=1, shuffle=True)
         atomic_write(self.folder / f"{name}.h5", buffer.getvalue(), "the features of a batch")
+
+
+class NoCache(Cache):
+    """Keeps no features: where the result of a point is enough."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(), {})
+
+    def read(self, name: str, count: int) -> Arrays | None:
+        return None
+
+    def write(self, name: str, arrays: Arrays) -> None:
+        pass
 
 
 def clear(folder: Path) -> None:
@@ -179,6 +192,24 @@ def compute(
                 parts.setdefault(key, []).append(values)
             bar.update(len(at))
     return {key: np.concatenate(values) for key, values in parts.items()}
+
+
+def both_parts(
+    liquids: Mapping[str, snn.Liquid],
+    task: Task,
+    counts: tuple[int, int],
+    wanted: Wanted,
+    cache: Cache,
+    *,
+    seed: int,
+    batch_size: int,
+    quiet: bool,
+) -> tuple[Arrays, Arrays]:
+    """Features of the first training and test samples of a data set, and of the input itself where it is no image;
+    see ``compute``."""
+    shared: dict[str, Any] = {"seed": seed, "batch_size": batch_size, "with_input": not task.still, "quiet": quiet}
+    train = compute(liquids, task.train, counts[0], wanted, cache, prefix="train", **shared)
+    return train, compute(liquids, task.test, counts[1], wanted, cache, prefix="test", **shared)
 
 
 def _batch(

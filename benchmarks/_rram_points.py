@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 from collections.abc import Hashable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 import snn
-from benchmarks._liquid_data import Task, load_task
-from benchmarks._liquid_features import INPUT, Arrays, Cache, Wanted, compute, feature
+from benchmarks import _liquid_data
+from benchmarks._liquid_config import LEAST, within
+from benchmarks._liquid_data import DATASETS, Task
+from benchmarks._liquid_features import INPUT, NoCache, Wanted, both_parts, feature
 from benchmarks._liquid_fits import evaluate, official
+from benchmarks._sweep_fields import in_fields
 from eqprop._errors import ConfigError
+from eqprop._names import lookup
 from hardware._device_checks import require_number, require_whole
+from snn._resistive_liquid import SCOPES
 
 PRESET = "rram200"
 # Standard deviation of the weights, chosen on validation data at the device's own variability and read noise: of the
@@ -33,7 +36,7 @@ class Config:
     Attributes:
         dataset: in the folder EQPROP_DATA, where it needs files.
         samples, test: training samples, validation included, and test samples; None for all.
-        weight: standard deviation of the weights, kept whatever the variability is.
+        weight: standard deviation of the weights, kept whatever the variability is; None for one that fits the data.
         variability: standard deviation of formed cells over their mean; None for the device's own.
         read_noise: relative, of every cell.
         scope: what a draw of read noise lasts for: "step", "sample" or "run".
@@ -44,7 +47,7 @@ class Config:
     dataset: str = "nmnist"
     samples: int | None = None
     test: int | None = None
-    weight: float = WEIGHTS["nmnist"]
+    weight: float | None = None
     variability: float | None = None
     read_noise: float = 0.02
     scope: str = "step"
@@ -52,37 +55,43 @@ class Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        require_number("weight", self.weight, above=0.0)
+        if self.weight is not None:
+            require_number("weight", self.weight, above=0.0)
         for name in ("variability", "read_noise"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), least=0.0)
         require_whole("batch_size", self.batch_size, 1)
 
 
-class _Nothing(Cache):
-    """Keeps no features: the files of the points are enough."""
+def completed(config: Config) -> Config:
+    """With a weight that fits the data in place of None; what cannot work is told before anything runs.
 
-    def __init__(self) -> None:
-        super().__init__(Path(), {})
+    Raises:
+        ConfigError: names the field.
+    """
+    lookup("dataset", config.dataset, dict.fromkeys(DATASETS))
+    lookup("scope", config.scope, dict.fromkeys(SCOPES))
+    for name, least in (("samples", LEAST), ("test", 1)):
+        if getattr(config, name) is not None:
+            require_whole(name, getattr(config, name), least)
+    return dataclasses.replace(config, weight=weight_of(config))
 
-    def read(self, name: str, count: int) -> Arrays | None:
-        return None
 
-    def write(self, name: str, arrays: Arrays) -> None:
-        pass
+def weight_of(config: Config) -> float:
+    """Standard deviation of the weights."""
+    return WEIGHTS.get(config.dataset, OTHER_WEIGHT) if config.weight is None else config.weight
 
 
-@functools.lru_cache(maxsize=1)
 def task_of(dataset: str) -> Task:
     """The data, loaded once a process."""
-    return load_task(dataset, None, PRESET)
+    return _liquid_data.task_of(dataset, PRESET)
 
 
 def chip(config: Config, task: Task) -> snn.ResistiveLiquid:
     """The liquid of a config."""
     made = snn.rram_liquid(
         seed=config.seed,
-        weight=config.weight,
+        weight=weight_of(config),
         inputs=task.channels,
         variability=config.variability,
         read_noise=config.read_noise,
@@ -121,13 +130,14 @@ def run_many(configs: list[Config]) -> list[dict[str, Any]]:
     for index, config in enumerate(configs):
         made = chip(config, task)
         liquids |= {f"{index} on": made, f"{index} off": without_recurrence(made)}
-    counts = [len(p) if n is None else n for p, n in ((task.train, first.samples), (task.test, first.test))]
-    train, test = (
-        compute(
-            liquids, part, count, Wanted(), _Nothing(), prefix=prefix, seed=first.seed, batch_size=first.batch_size,
-            with_input=not task.still, quiet=True,
+    with in_fields({"samples": "samples", "test": "test"}):
+        counts = (
+            within("samples", first.samples, LEAST, len(task.train)),
+            within("test", first.test, 1, len(task.test)),
         )
-        for prefix, part, count in zip(("train", "test"), (task.train, task.test), counts, strict=True)
+    train, test = both_parts(
+        liquids, task, counts, Wanted(), NoCache(), seed=first.seed, batch_size=first.batch_size,
+        quiet=True,
     )  # fmt: skip
     y = torch.cat((task.train.labels[: counts[0]], task.test.labels[: counts[1]]))
     sides, width = official(*counts), liquids["0 on"].neurons

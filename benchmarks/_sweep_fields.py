@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from eqprop._errors import ConfigError
+from eqprop._errors import ConfigError, DataError
 
 _OPTION = re.compile(r"--([a-z0-9][a-z0-9-]*)( (?=\S))?")
 
@@ -43,8 +43,8 @@ def in_fields(names: Mapping[str, str]) -> Iterator[None]:
 
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(_OPTION.sub(named, str(error))) from error
+    except (ConfigError, DataError) as error:
+        raise type(error)(_OPTION.sub(named, str(error))) from error
 
 
 def require_device(name: str) -> None:

@@ -3,6 +3,9 @@
 `Config`: a frozen dataclass with a default for every field. `run(config) -> dict`. And where they are of use:
 `completed(config) -> config`, which fills in what depends on other fields (presets), before a point is named;
 `run_many(configs) -> list of dicts`, with `together(config)`: see `eqprop.sweep`.
+
+`benchmarks.comparison` has none: it is a suite of methods beside each other, no function of settings. Nor has
+`benchmarks.speed`, whose timings would disturb each other.
 """
 
 from __future__ import annotations
@@ -19,6 +22,11 @@ MODULES = {
     "mnist": "benchmarks._sweep_mnist",
     "asymmetry": "benchmarks._sweep_asymmetry",
     "substrate": "benchmarks._sweep_substrate",
+    "liquid": "benchmarks._sweep_liquid",
+    "rram": "benchmarks._rram_points",
+    "noise": "benchmarks._noise_points",
+    "exactness": "benchmarks._sweep_exactness",
+    "theory": "benchmarks._sweep_theory",
 }
 
 

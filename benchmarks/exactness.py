@@ -20,6 +20,7 @@ from scipy.stats import linregress
 
 import eqprop
 from benchmarks._common import add_output_options, finish, new_parser, run_main
+from benchmarks._gradient_error import Problem, flat, relative_error
 from eqprop import Dense, DirectedNetwork, HopfieldNetwork, Layer
 
 EXACT = eqprop.Stop(tol=1e-15, max_sweeps=4000)
@@ -47,34 +48,38 @@ def network(kind: str, cost: str, seed: int) -> HopfieldNetwork | DirectedNetwor
     return DirectedNetwork.mlp(12, 10, 8, 6, activation="sigmoid", feedback_angle=90.0, **shared)
 
 
-def measure(kind: str, cost: str, seed: int, correction: str | None) -> dict[str, list[float]]:
-    """Relative gradient error of the Cauchy contour over points and over beta, and of the centred contour."""
-    net = network(kind, cost, seed)
+def problem(kind: str, cost: str, seed: int) -> Problem:
+    """The network of a seed and 8 random samples."""
     generator = torch.Generator().manual_seed(1000 + seed)
     x = torch.rand(8, 12, generator=generator, dtype=torch.float64)
-    y = torch.randint(0, 6, (8,), generator=generator)
-    truth = flat(eqprop.gradients(net, eqprop.ImplicitGradient(cost=cost, free=EXACT), x, y))
+    return network(kind, cost, seed), x, torch.randint(0, 6, (8,), generator=generator)
+
+
+def make_rule(
+    cost: str, *, contour: str = "cauchy", readout: str = "tangent", **settings: Any
+) -> eqprop.EquilibriumPropagation:
+    """Equilibrium propagation whose phases end at the fixed point; settings: ``beta``, ``points``, ``correction``."""
+    return eqprop.EquilibriumPropagation(
+        cost=cost, contour=contour, readout=readout, free=EXACT, nudged=EXACT, **settings
+    )
+
+
+def truth_rule(cost: str) -> eqprop.ImplicitGradient:
+    """Implicit differentiation at the fixed point."""
+    return eqprop.ImplicitGradient(cost=cost, free=EXACT)
+
+
+def measure(kind: str, cost: str, seed: int, correction: str | None) -> dict[str, list[float]]:
+    """Relative gradient error of the Cauchy contour over points and over beta, and of the centred contour."""
+    net, x, y = problem(kind, cost, seed)
+    truth = flat(eqprop.gradients(net, truth_rule(cost), x, y))
 
     def error(beta: float, points: int) -> float:
-        rule = eqprop.EquilibriumPropagation(
-            cost=cost,
-            contour="cauchy",
-            points=points,
-            beta=beta,
-            readout="tangent",
-            correction=correction,
-            free=EXACT,
-            nudged=EXACT,
-        )
-        return float((flat(eqprop.gradients(net, rule, x, y)) - truth).norm() / truth.norm())
+        rule = make_rule(cost, beta=beta, points=points, correction=correction)
+        return relative_error(flat(eqprop.gradients(net, rule, x, y)), truth)
 
     found = {"points": [error(0.05, n) for n in POINTS], "centred": [error(b, 2) for b in CENTRED]}
     return found | {f"N = {n}": [error(b, n) for b in FITTED[n]] for n in FITTED}
-
-
-def flat(gradients: dict[str, torch.Tensor]) -> torch.Tensor:
-    """All gradients as one vector."""
-    return torch.cat([g.flatten() for g in gradients.values()])
 
 
 def slope(betas: Sequence[float], values: Sequence[float]) -> float:

@@ -11,7 +11,6 @@ there learn anew in every sample, of training and of test, while its features ar
 from __future__ import annotations
 
 import argparse
-import copy
 import hashlib
 import json
 import math
@@ -28,9 +27,9 @@ import eqprop
 import snn
 from benchmarks import _liquid_figures as figures
 from benchmarks._common import add_output_options, device_named, finish, new_parser, run_main
-from benchmarks._liquid_config import Config, counts_of, make_config, make_liquid
+from benchmarks._liquid_config import Config, counts_of, make_config, make_liquid, require_possible, static_liquids
 from benchmarks._liquid_data import Task, add_task_options, load_task
-from benchmarks._liquid_features import FEATURES, Cache, clear, compute
+from benchmarks._liquid_features import FEATURES, Cache, both_parts, clear
 from benchmarks._liquid_fits import LIQUID, OFF, PLASTIC, READOUTS, fits, lines, place_of
 from benchmarks._liquid_health import BRANCHING_WEIGHTS, PUBLISHED, Look, look, mean_figures, require_well
 from benchmarks._liquid_plastic import INITIAL_SAMPLES, INITIAL_STEPS, NONE, plastic_liquid
@@ -38,7 +37,6 @@ from benchmarks._liquid_report import FULL, headline, history_of, published, tab
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import DataError
 from eqprop._history import History
-from eqprop._names import lookup
 
 MODULE = "benchmarks.liquid"
 
@@ -109,23 +107,18 @@ def network(config: Config, task: Task, seed: int, run: eqprop.Run, quiet: bool)
                 return kept
             records = kept["records"]
     began = time.perf_counter()
-    liquid = make_liquid(config, task, seed)
+    liquids = static_liquids(config, task, seed)
+    liquid, off = liquids[LIQUID], liquids[OFF]
     seen = require_well(look(liquid, task, seed), config.weight)
-    off = copy.deepcopy(liquid)
-    off.weight = torch.zeros_like(liquid.weight)
-    liquids = {LIQUID: liquid, OFF: off}
     if not (run.folder / "metrics.h5").exists():
         run.write_history(History())  # from here on the folder holds a run that --resume continues
     cache = cache_of(config, task, seed, run)
     if config.plastic is not None:
         liquids[config.plastic] = plastic_of(config, task, seed, cache, quiet)
     began_features = time.perf_counter()
-    train, test = (
-        compute(
-            liquids, part, count, config.wanted(), cache, prefix=name, seed=seed,
-            batch_size=config.batch_size, with_input=not task.still, quiet=quiet,
-        )
-        for name, part, count in (("train", task.train, config.samples), ("test", task.test, config.test))
+    train, test = both_parts(
+        liquids, task, (config.samples, config.test), config.wanted(), cache, seed=seed, batch_size=config.batch_size,
+        quiet=quiet,
     )  # fmt: skip
     ready = time.perf_counter()
     held, records = {place_of(record): record for record in records}, []
@@ -264,7 +257,7 @@ def branching(config: Config, task: Task, run: eqprop.Run, arguments: Any) -> No
 
 def main(arguments: argparse.Namespace) -> None:
     """Compute what is missing, then report."""
-    lookup("--preset", arguments.preset, dict.fromkeys(snn.PRESETS))
+    require_possible(arguments)  # before any data are read
     device = device_named(arguments.device)
     task = load_task(arguments.dataset, arguments.data, arguments.preset)
     config = make_config(arguments, task, device)

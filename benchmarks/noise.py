@@ -8,101 +8,55 @@ given level enters every unit's input. Published (Laborieux & Zenke 2022, 50 epo
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
 
 import eqprop
+from benchmarks import _noise_points
 from benchmarks._common import add_output_options, finish, new_parser, options_record, run_main
+from benchmarks._noise_points import Config, Net, Rule, Training, completed
 from eqprop._checkpoints import atomic_write
-from eqprop._errors import ConfigError, TrainingError
-from eqprop._network import Cache, Drive, State
+from eqprop._errors import ConfigError
 
-SIZES = (784, 256, 256, 10)
-
-
-class NoisyHopfieldNetwork(eqprop.HopfieldNetwork):
-    """A Hopfield network whose inputs are disturbed: ``s <- rho(z + level * N(0, 1))``, drawn afresh at every sweep.
-
-    Of a complex state, real and imaginary part are disturbed independently.
-    """
-
-    level: float = 0.0
-    noise: torch.Generator
-
-    def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        z = super().block_inputs(state, drive, block, cache)
-        if not self.level:
-            return z
-        return [
-            v.add_(torch.randn(v.shape, generator=self.noise, dtype=v.dtype, device=v.device), alpha=self.level)
-            for v in z
-        ]
+CONTOURS = {
+    "centred, beta = 0.1": ("centred", 0.1),
+    "centred, beta = 0.4": ("centred", 0.4),
+    "Cauchy N = 10, beta = 0.4": ("cauchy", 0.4),
+}
 
 
-def rules(free: int, nudged: int) -> dict[str, eqprop.EquilibriumPropagation]:
-    """The compared contours. Residuals never vanish under noise, so that phases are counted in sweeps."""
-    shared: dict[str, Any] = {
-        "cost": "cross-entropy",
-        "solver": eqprop.Synchronous(),
-        "free": eqprop.Sweeps(free),
-        "nudged": eqprop.Sweeps(nudged),
-    }
+def configs(arguments: argparse.Namespace) -> dict[str, Config]:
+    """What is trained with every seed, by name. Raises ConfigError for options that cannot work."""
+    sweeps = {"free_sweeps": arguments.free_sweeps, "nudged_sweeps": arguments.nudged_sweeps}
     return {
-        "centred, beta = 0.1": eqprop.EquilibriumPropagation(beta=0.1, **shared),
-        "centred, beta = 0.4": eqprop.EquilibriumPropagation(beta=0.4, **shared),
-        "Cauchy N = 10, beta = 0.4": eqprop.EquilibriumPropagation(contour="cauchy", points=10, beta=0.4, **shared),
+        f"noise {level:g}, {label}": completed(
+            Config(Net(noise_level=level), Rule(contour, beta, **sweeps), Training(arguments.epochs))
+        )
+        for level in arguments.levels
+        for label, (contour, beta) in CONTOURS.items()
     }
 
 
-def train(
-    rule: eqprop.EquilibriumPropagation, level: float, seed: int, arguments: argparse.Namespace
-) -> dict[str, float]:
-    """Test accuracy and gradient alignment at the start, of one rule and seed."""
-    data = eqprop.load_dataset("mnist", arguments.data, seed=seed)
-    network = NoisyHopfieldNetwork.mlp(
-        *SIZES,
-        activation="sigmoid",
-        readout=10,
-        initializer="lecun_normal",
-        gain=1.0,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    x, y = next(data.train.batches(100))
-    quiet = eqprop.ImplicitGradient(cost="cross-entropy", free=eqprop.Stop(tol=1e-6, max_sweeps=500))
-    truth = eqprop.gradients(network, quiet, x, y)
-    network.level, network.noise = level, torch.Generator().manual_seed(seed)
-    found = eqprop.gradients(network, rule, x, y)
-    name = "connections.input-hidden1.weight"
-    cosine = torch.cosine_similarity(found[name].flatten(), truth[name].flatten(), 0).item()
-    trainer = eqprop.Trainer(
-        network,
-        rule,
-        torch.optim.SGD(network.parameters(), lr=0.05),
-        data,
-        epochs=arguments.epochs,
-        batch_size=20,
-        seed=seed,
-        progress=False,
-    )
-    try:
-        trainer.fit()
-    except TrainingError as error:
-        print(f"  stopped: {str(error)[:100]}")
-    return {"accuracy_percent": 100 * trainer.test().accuracy, "first_layer_cosine": cosine}
+def train(config: Config, folder: str | None) -> dict[str, float]:
+    """Test accuracy and gradient alignment at the start, of one contour and seed."""
+    found = _noise_points.train(config, eqprop.load_dataset("mnist", folder, seed=config.seed))
+    if found["stopped"]:
+        print(f"  stopped: {found['stopped'][:100]}")
+    return {
+        "accuracy_percent": 100 - found["test_error_percent"],
+        "first_layer_cosine": found["weight_gradient_cosine_before"]["hidden1"],
+    }
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Train every contour at every level and seed."""
     if arguments.epochs < 1 or arguments.seeds < 1:
         raise ConfigError(f"--epochs, --seeds: got {arguments.epochs}, {arguments.seeds}; needed at least 1 of each")
+    compared = configs(arguments)
     run = eqprop.Run.create(
         arguments.out,
         options_record(arguments),
@@ -116,15 +70,13 @@ def main(arguments: argparse.Namespace) -> None:
     finished.mkdir(exist_ok=True)
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(arguments.seeds):
-        for level in arguments.levels:
-            for label, rule in rules(arguments.free_sweeps, arguments.nudged_sweeps).items():
-                name = f"noise {level:g}, {label}"
-                path = finished / f"{_slug(name)}-seed{seed}.json"
-                if not path.exists():
-                    result = train(rule, level, seed, arguments)
-                    atomic_write(path, json.dumps(result).encode(), "the result of a contour")
-                    print(f"{name}, seed {seed}: {result}", flush=True)
-                found.setdefault(name, []).append(json.loads(path.read_bytes()))
+        for name, config in compared.items():
+            path = finished / f"{_slug(name)}-seed{seed}.json"
+            if not path.exists():
+                result = train(dataclasses.replace(config, seed=seed), arguments.data)
+                atomic_write(path, json.dumps(result).encode(), "the result of a contour")
+                print(f"{name}, seed {seed}: {result}", flush=True)
+            found.setdefault(name, []).append(json.loads(path.read_bytes()))
     headline = []
     for label, results in found.items():
         mean = statistics.fmean(r["accuracy_percent"] for r in results)

@@ -22,12 +22,12 @@ import torch
 
 import eqprop
 from benchmarks._common import add_sweep_options, finish, new_parser, run_main
-from benchmarks._liquid_config import within
+from benchmarks._liquid_config import LEAST, within
 from benchmarks._liquid_data import DATASETS, Task, add_task_options
 from benchmarks._liquid_health import look, require_well
 from benchmarks._liquid_report import TITLES
 from benchmarks._rram_figures import CURVES, robustness
-from benchmarks._rram_points import OTHER_WEIGHT, WEIGHTS, Config, chip, run, run_many, task_of, together
+from benchmarks._rram_points import Config, chip, completed, run, run_many, task_of, together
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._runs import Run
@@ -206,19 +206,20 @@ def main(arguments: argparse.Namespace) -> None:
     task = task_of(arguments.dataset)  # what is missing is told before anything runs
     samples, test = (
         within(option, getattr(arguments, option), least, len(part))
-        for option, least, part in (("samples", 60, task.train), ("test", 1, task.test))
+        for option, least, part in (("samples", LEAST, task.train), ("test", 1, task.test))
     )
-    weight = WEIGHTS.get(arguments.dataset, OTHER_WEIGHT) if arguments.weight is None else arguments.weight
-    base = Config(
-        dataset=arguments.dataset,
-        samples=samples,
-        test=test,
-        weight=weight,
-        scope=arguments.scope,
-        batch_size=arguments.batch_size,
+    base = completed(
+        Config(
+            dataset=arguments.dataset,
+            samples=samples,
+            test=test,
+            weight=arguments.weight,
+            scope=arguments.scope,
+            batch_size=arguments.batch_size,
+        )
     )
     points = points_of(base, levels, arguments.seeds, arguments.curves)
-    require_well(look(chip(base, task), task, 0), weight)
+    require_well(look(chip(base, task), task, 0), base.weight)
     report(base, task, compute(points, arguments), arguments)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-import eqprop
 from benchmarks import noise
 from benchmarks._common import run_main
+from benchmarks._noise_points import Config, NoisyHopfieldNetwork
 
 
 def script(out: Path, *given: str) -> None:
@@ -23,11 +22,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, int, int]]:
     """Training put in place by a note of (level, seed, epochs); the accuracy it returns is the number of epochs."""
     made: list[tuple[float, int, int]] = []
 
-    def train(
-        rule: eqprop.EquilibriumPropagation, level: float, seed: int, arguments: argparse.Namespace
-    ) -> dict[str, float]:
-        made.append((level, seed, arguments.epochs))
-        return {"accuracy_percent": float(arguments.epochs), "first_layer_cosine": rule.beta}
+    def train(config: Config, folder: str | None) -> dict[str, float]:
+        epochs = config.training.epochs
+        made.append((config.network.noise_level, config.seed, epochs))
+        return {"accuracy_percent": float(epochs), "first_layer_cosine": config.rule.beta}
 
     monkeypatch.setattr(noise, "train", train)
     return made
@@ -54,7 +52,7 @@ def test_an_overwritten_run_keeps_no_result_of_the_old_settings(
 
 @torch.no_grad()
 def test_noise_enters_the_input_of_every_unit_at_every_sweep() -> None:
-    network = noise.NoisyHopfieldNetwork.mlp(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    network = NoisyHopfieldNetwork.mlp(4, 3, 2, generator=torch.Generator().manual_seed(0))
     x = torch.rand(20000, 4, generator=torch.Generator().manual_seed(1))
     drive, state = network.drive(x), network.initial_state(len(x))
     quiet = network.block_inputs(state, drive, range(2), network.new_cache())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import eqprop
-from benchmarks.noise import NoisyHopfieldNetwork
+from benchmarks._noise_points import NoisyHopfieldNetwork
 from eqprop import (
     Alternating,
     ConfigError,
