@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,39 +56,64 @@ class Config:
 
 def make_config(arguments: argparse.Namespace, device: torch.device) -> Config:
     """Options over the preset. Raises ConfigError for settings that cannot work."""
-    preset = preset_named(arguments.preset).on(arguments.dataset)
-    _refuse_unread(arguments)
-    changes = {name: value for name in OVERRIDES if (value := getattr(arguments, name)) is not None}
-    if "lr" in changes:
-        changes["lr"] = _training.numbers("--lr", changes["lr"])
-    if changes.get("tol") == 0:
-        changes["tol"] = None
+    given = {name: getattr(arguments, name) for name in (*OVERRIDES, "bf16", "cuda_graph")}
+    if given["lr"] is not None:
+        given["lr"] = _training.numbers("--lr", given["lr"])
     if arguments.cuda_graph and device.type != "cuda":
         raise ConfigError(f"--cuda-graph: got it on {device.type}, needed a CUDA device")
-    half = preset.half and device.type == "cuda" if arguments.bf16 is None else arguments.bf16
-    if arguments.rule == "backprop":  # of the feed-forward twin: full precision and nothing but the loss
-        half, changes["homeostasis"] = False, 0.0
-    return Config(
-        preset=dataclasses.replace(preset, **changes),
+    return config_of(
+        arguments.preset,
+        given,
         rule=arguments.rule,
         dataset=arguments.dataset,
         seed=arguments.seed,
         validation=arguments.validation,
         limit=arguments.limit,
-        products="bfloat16" if half else None,
         device=device.type,
     )
 
 
-def _refuse_unread(arguments: argparse.Namespace) -> None:
-    """Raises ConfigError for an option that the rule does not read, so that no record tells of it."""
-    unread: tuple[str, ...] = () if arguments.rule == "ep" else ("beta", "points")
-    if arguments.rule == "backprop":
-        unread += ("homeostasis", "bf16", "cuda_graph")
-    for name in unread:
-        if getattr(arguments, name):
+def config_of(preset: str, given: Mapping[str, Any], *, rule: str, dataset: str, device: str, **rest: Any) -> Config:
+    """A preset with other settings.
+
+    Args:
+        preset: its name.
+        given: of the preset, by name, and ``bf16``; None for the preset's own.
+        rule, dataset, device, rest: see ``Config``.
+
+    Raises:
+        ConfigError: settings that cannot work, or that the rule does not read.
+    """
+    made = preset_named(preset).on(dataset)
+    _refuse_unread(rule, given)
+    changes = {name: given[name] for name in OVERRIDES if given.get(name) is not None}
+    if changes.get("tol") == 0:
+        changes["tol"] = None
+    half = made.half and device == "cuda" if given.get("bf16") is None else given["bf16"]
+    if rule == "backprop":  # of the feed-forward twin: full precision and nothing but the loss
+        half, changes["homeostasis"] = False, 0.0
+    return Config(
+        preset=dataclasses.replace(made, **changes),
+        rule=rule,
+        dataset=dataset,
+        products="bfloat16" if half else None,
+        device=device,
+        **rest,
+    )
+
+
+def unread(rule: str) -> tuple[str, ...]:
+    """Settings that a rule does not read."""
+    none: tuple[str, ...] = () if rule == "ep" else ("beta", "points")
+    return (*none, "homeostasis", "bf16", "cuda_graph") if rule == "backprop" else none
+
+
+def _refuse_unread(rule: str, given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a setting that the rule does not read, so that no record tells of it."""
+    for name in unread(rule):
+        if given.get(name):
             option = "--" + name.replace("_", "-")
-            raise ConfigError(f"{option}: got it with --rule {arguments.rule}, which has no use for it; leave it out")
+            raise ConfigError(f"{option}: got it with --rule {rule}, which has no use for it; leave it out")
 
 
 def published_text(config: Config) -> str:
@@ -161,6 +187,12 @@ def make_optimizer(preset: Preset, network: GraphNetwork) -> torch.optim.SGD:
     if preset.decoupled:
         optimizer.register_step_pre_hook(_shrink)
     return optimizer
+
+
+def training_of(preset: Preset, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """What a trainer needs: epochs, batch size, and rates over the epochs."""
+    scheduler = _training.make_scheduler(optimizer, preset.schedule, preset.epochs, last=preset.last_lr)
+    return {"epochs": preset.epochs, "batch_size": preset.batch_size, "scheduler": scheduler}
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from benchmarks._image_run import (
     make_rule,
     prepare,
     published_text,
+    training_of,
 )
 from benchmarks._plan import make_plan
 from benchmarks._presets import PRESETS
@@ -36,6 +37,7 @@ from eqprop._graph import GraphNetwork
 from eqprop._runs import Run
 
 RULES = ("ep", "bptt", "backprop", "rbp")
+IMAGES = 16  # of the batches that figures look at
 
 
 @dataclass(frozen=True)
@@ -135,9 +137,8 @@ def train(
     optimizer = make_optimizer(preset, network)
     result, test = _training.train_seed(
         network, rule, optimizer, data, config, out, arguments, title=config.title, schedule=preset.schedule,
-        scheduler=_training.make_scheduler(optimizer, preset.schedule, preset.epochs, last=preset.last_lr),
-        epochs=preset.epochs, batch_size=preset.batch_size,
-        images=16, free_sweeps=preset.free_sweeps, nudged_sweeps=preset.nudged_sweeps, tol=preset.tol,
+        **training_of(preset, optimizer),
+        images=IMAGES, free_sweeps=preset.free_sweeps, nudged_sweeps=preset.nudged_sweeps, tol=preset.tol,
     )  # fmt: skip
     result |= {"test_accuracy_percent": 100 * test.accuracy, "test_top5_percent": 100 * test.top5}
     if before is not None:
@@ -151,7 +152,7 @@ def error_vectors(
     """Cosine a layer of the rule's error vectors with the adjoint's; None on tied weights, where they agree anyway."""
     if config.preset.tied or config.rule != "ep":
         return None
-    x, y = next(data.test.batches(16))
+    x, y = next(data.test.batches(IMAGES))
     return {name: found.cosine for name, found in eqprop.compare_error_vectors(network, rule, x, y).items()}
 
 

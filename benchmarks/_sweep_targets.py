@@ -22,6 +22,8 @@ MODULES = {
     "mnist": "benchmarks._sweep_mnist",
     "asymmetry": "benchmarks._sweep_asymmetry",
     "substrate": "benchmarks._sweep_substrate",
+    "cifar10": "benchmarks._sweep_images",
+    "imagenet32": "benchmarks._sweep_imagenet32",
     "liquid": "benchmarks._sweep_liquid",
     "rram": "benchmarks._rram_points",
     "noise": "benchmarks._noise_points",

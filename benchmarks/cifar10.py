@@ -15,6 +15,7 @@ from benchmarks._image_run import Config
 from eqprop._data import DataSplits, load_dataset
 
 MODULE = "benchmarks.cifar10"
+DATASETS = ("cifar10", "cifar100", "cifar10-subset")
 
 
 def _add_data_options(group: Any) -> None:
@@ -29,7 +30,7 @@ SCRIPT = _images.Script(
     module=MODULE,
     description="Train a convolutional attractor network on CIFAR-10 or CIFAR-100.",
     out=Path("runs/cifar10"),
-    datasets=("cifar10", "cifar100", "cifar10-subset"),
+    datasets=DATASETS,
     add_data_options=_add_data_options,
     load=_load,
     examples=(
