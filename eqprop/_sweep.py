@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import warnings
 from collections import deque
@@ -117,7 +118,7 @@ def sweep(
             together, as one batched relaxation. Its limits are those of a point, the time multiplied by their number.
             If it fails as a whole, its points are run one by one.
         together: points for which this gives the same value may be run together; None for all.
-        members: most points that are run together.
+        members: most points that are run together; fewer where processes would have nothing to do.
         progress: a line with points done, failed and running, and the time left.
 
     Raises:
@@ -158,7 +159,7 @@ def sweep(
             shown.say(f"{folder}: {held.others} points of another version of the code are kept, but not in the table")
         computed = 0
         try:
-            jobs = _jobs(missing, template, run_many, together, members)
+            jobs = _jobs(missing, template, run_many, together, members, workers.n_jobs)
             with contextlib.closing(workers.results(jobs)) as results:  # closed: no process is left
                 for found in results:
                     if found is not None:
@@ -225,17 +226,26 @@ def _jobs(
     run_many: RunMany | None,
     together: Callable[[Any], Hashable] | None,
     members: int,
+    n_jobs: int,
 ) -> deque[Job]:
     if run_many is None:
         return deque(_job([point], template) for point in points)
     groups: dict[Hashable, list[Point]] = {}
     for point in points:
         groups.setdefault(None if together is None else together(point.config), []).append(point)
-    batches = []
-    for group in groups.values():
-        size = math.ceil(len(group) / math.ceil(len(group) / members))  # of about one size
-        batches += [group[i : i + size] for i in range(0, len(group), size)]
+    parts = {key: math.ceil(len(group) / members) for key, group in groups.items()}
+    while sum(parts.values()) < min(n_jobs, len(points)):  # no process without a job
+        largest = max(groups, key=lambda key: len(groups[key]) / parts[key])
+        parts[largest] += 1
+    batches = [batch for key, group in groups.items() for batch in _split(group, parts[key])]
+    batches.sort(key=len, reverse=True)  # what takes longest begins first
     return deque(_job(batch, template, run_many) for batch in batches)
+
+
+def _split(group: list[Point], parts: int) -> list[list[Point]]:
+    """In as many parts, whose sizes differ by one at most."""
+    ends = [len(group) * i // parts for i in range(parts + 1)]
+    return [group[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def _job(batch: list[Point], template: Job, run_many: RunMany | None = None) -> Job:

@@ -57,11 +57,13 @@ class Dask:
         n_jobs: workers of that.
 
     Attributes:
-        running: jobs that are being computed.
+        n_jobs: as given; of a client the threads of its workers, at first sight.
+        running: points that are being computed.
     """
 
     def __init__(self, client: Any, n_jobs: int) -> None:
-        self.running, self._client, self._n_jobs = 0, client, n_jobs
+        self.running, self._client = 0, client
+        self.n_jobs = n_jobs if client is None else max(1, sum(client.nthreads().values()))
         self._topic = f"eqprop-sweep-{uuid.uuid4().hex}"
 
     def results(self, jobs: deque[Job]) -> Generator[tuple[Job, list[Outcome]] | None, None, None]:
@@ -83,7 +85,7 @@ class Dask:
         with (
             dask.config.set(settings),
             distributed.LocalCluster(
-                n_workers=self._n_jobs,
+                n_workers=self.n_jobs,
                 threads_per_worker=1,
                 memory_limit=0,  # none but those of the sweep
                 dashboard_address=None,

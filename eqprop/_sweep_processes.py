@@ -44,11 +44,12 @@ class Processes:
         gpus: ids that are handed out, one a process.
 
     Attributes:
-        running: jobs that are being computed.
+        n_jobs: as given.
+        running: points that are being computed.
     """
 
     def __init__(self, n_jobs: int, gpus: Sequence[str] = ()) -> None:
-        self.running, self._n_jobs, self._gpus = 0, n_jobs, deque(gpus)
+        self.running, self.n_jobs, self._gpus = 0, n_jobs, deque(gpus)
         self._uses_gpus = bool(gpus)
 
     def results(self, jobs: deque[Job]) -> Generator[tuple[Job, list[Outcome]] | None, None, None]:
@@ -60,7 +61,7 @@ class Processes:
         active: dict[Future[Any], _Started] = {}
         try:
             while jobs or active:
-                while jobs and len(active) < self._n_jobs:
+                while jobs and len(active) < self.n_jobs:
                     started = self._start(context, jobs.popleft())
                     active[started.future] = started
                 self.running = sum(len(s.job.keys) for s in active.values())

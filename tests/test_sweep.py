@@ -21,10 +21,11 @@ import pytest
 
 import eqprop
 from eqprop import ConfigError, RunFolderError, SweepWarning
+from eqprop._sweep import _jobs
 from eqprop._sweep_config import code_version
 from eqprop._sweep_folder import SweepFolder
 from eqprop._sweep_lock import LOCK
-from eqprop._sweep_point import Job, Limits
+from eqprop._sweep_point import Job, Limits, Point
 from eqprop._sweep_processes import process_context
 from eqprop._sweep_progress import SweepProgress
 from eqprop._sweep_worker import resident_bytes
@@ -336,6 +337,40 @@ def test_points_run_together_give_what_they_give_alone(tmp_path: Path) -> None:
             assert record.outcome.result["together"] == record.outcome.members
             config = Config(seed=record.config["seed"])
             assert record.outcome.result["error_percent"] == run_other(config)["error_percent"]
+
+
+def test_no_process_is_without_a_batch_also_of_what_is_missing(tmp_path: Path) -> None:
+    points = eqprop.grid(Config, seed=range(9))
+    settings: dict[str, Any] = {"out": tmp_path / "s", "run_many": run_many, "n_jobs": 2, **QUIET}
+    eqprop.sweep(run, points[:5], **settings)
+    assert sorted(batches(tmp_path / "s").values()) == [2, 2, 3, 3, 3]
+    before = batches(tmp_path / "s").keys()
+    eqprop.sweep(run, points, **settings)
+    assert [n for key, n in batches(tmp_path / "s").items() if key not in before] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "members", "n_jobs", "expected"),
+    [
+        ((7,), 32, 1, [7]),
+        ((7,), 32, 3, [3, 2, 2]),
+        ((3,), 32, 8, [1, 1, 1]),
+        ((20, 2), 32, 4, [7, 7, 6, 2]),
+        ((9,), 4, 2, [3, 3, 3]),
+        ((1, 5), 32, 2, [5, 1]),
+    ],
+)
+def test_groups_are_split_evenly(sizes: tuple[int, ...], members: int, n_jobs: int, expected: list[int]) -> None:
+    points = [Point(f"{group}-{i}", group, {}) for group, n in enumerate(sizes) for i in range(n)]
+    jobs = _jobs(points, Job((), (), run), run_many, lambda group: group, members, n_jobs)
+    assert [len(job.keys) for job in jobs] == expected
+    assert sorted(key for job in jobs for key in job.keys) == sorted(p.key for p in points)
+    assert all(len(set(job.configs)) == 1 for job in jobs)
+
+
+def batches(out: Path) -> dict[str, int]:
+    """How many points each was run with."""
+    return {key: r.outcome.members for key, r in SweepFolder.open(out).read().items()}
 
 
 def test_points_of_a_batch_that_fails_as_a_whole_run_one_by_one(tmp_path: Path) -> None:
