@@ -90,6 +90,7 @@ def sweep(
     and it computes what is missing. More points may join a folder; another function or class of config may not.
 
     **Failures.** A point that raises, hangs, dies or outgrows its memory is recorded as such, and the others go on.
+    Programs and processes that it started end with it, however it ends.
 
     **Version.** The key of a point is a hash of its config and of ``version``: by default the version of this package,
     and the name and source of ``run`` (not its comments and layout). A point of another version is not this point: it
@@ -109,7 +110,8 @@ def sweep(
             must be importable there). A recipe for Slurm, and how far limits reach there, is in
             ``eqprop/_sweep_dask.py``; what points print is kept by "processes" alone.
         timeout_seconds: wall time of a point.
-        memory_bytes: resident memory of a point's process, of which Python and torch take about 0.3 GB.
+        memory_bytes: resident memory of a point's process (of which Python and torch take about 0.3 GB) and of what it
+            started.
         retry_failed: compute failed points again.
         version: of the code, in place of the default.
         threads: of the CPU, a process. Results then do not depend on ``n_jobs``.

@@ -20,6 +20,7 @@ Limits of a point are kept by a thread of its worker, which ends the worker; its
   as killed after twice that time, whatever ``timeout_seconds`` says. Engine "processes" ends it in time, from outside.
 - A cluster of yours may have limits of its own (``--memory-limit`` of its workers): what they end is recorded as
   killed. The workers of engine="dask" have none.
+- What a point starts (other processes) is neither counted nor ended.
 - What a point prints goes where the worker's output goes, and not into the sweep's folder.
 """
 

@@ -62,7 +62,7 @@ def only_sweep(folder: Path) -> Iterator[None]:
 
 
 def join_workers(path: Path) -> IO[Any] | None:
-    """The share of a worker in the lock; it ends with the worker, or when the file is closed."""
+    """The share of a worker, not of its children, in the lock; it ends with the worker, or when the file is closed."""
     if fcntl is None:
         return None
     file = open(path, "a")
@@ -71,6 +71,7 @@ def join_workers(path: Path) -> IO[Any] | None:
     except OSError:  # the sweep itself has found that the file system has locks, so this is another machine's view
         file.close()
         return None
+    os.register_at_fork(after_in_child=file.close)  # or the lock would be theirs too
     return file
 
 

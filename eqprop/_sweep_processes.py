@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import multiprocessing
 import os
 import pickle
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from eqprop._errors import ConfigError
+from eqprop._sweep_group import end_group, end_worker, groups, has_ended, held_bytes
 from eqprop._sweep_point import Job, Outcome
 from eqprop._sweep_worker import (
     THREAD_VARIABLES,
@@ -27,11 +29,11 @@ from eqprop._sweep_worker import (
     log_path,
     memory_text,
     ready,
-    resident_bytes,
     timeout_text,
 )
 
 _POLL_SECONDS = 0.05
+_GROUPS_SECONDS = 0.25  # between looks at all processes of the machine
 _LOG_CHARACTERS = 6000
 _GUARD = 'if __name__ == "__main__":'
 
@@ -51,6 +53,7 @@ class Processes:
     def __init__(self, n_jobs: int, gpus: Sequence[str] = ()) -> None:
         self.running, self.n_jobs, self._gpus = 0, n_jobs, deque(gpus)
         self._uses_gpus = bool(gpus)
+        self._looked = -math.inf
 
     def results(self, jobs: deque[Job]) -> Generator[tuple[Job, list[Outcome]] | None, None, None]:
         """The outcomes of jobs as they end; None now and then while there are none. ``jobs`` may grow meanwhile."""
@@ -66,9 +69,11 @@ class Processes:
                     active[started.future] = started
                 self.running = sum(len(s.job.keys) for s in active.values())
                 done, _ = wait(active, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
-                _end_the_large(active.values())
+                _end_what_is_left(active.values())
+                self._end_the_large(active.values())
                 for future in done:
                     started = active.pop(future)
+                    started.end_group()
                     if started.job.gpu is not None:
                         self._gpus.append(started.job.gpu)
                     yield started.job, started.outcomes()
@@ -84,18 +89,33 @@ class Processes:
         log_path(job).unlink(missing_ok=True)
         return _Started(job, _process(context, job.name, job.limits.timeout_seconds)(in_own_process)(job))
 
+    def _end_the_large(self, active: Iterable[_Started]) -> None:
+        limited = [s for s in active if s.job.limits.memory_bytes is not None and s.pid is not None and not s.used]
+        if not limited:
+            return
+        look = time.monotonic() - self._looked >= _GROUPS_SECONDS
+        found = groups() if look else {}
+        if look:
+            self._looked = time.monotonic()
+        for started in limited:
+            used, limit = held_bytes(started.pid, found.get(started.pid, ())), started.job.limits.memory_bytes
+            if used is not None and limit is not None and used > limit:
+                started.used = used
+                end_worker(started.pid)
+
 
 class _Started:
     """A job and its process."""
 
     def __init__(self, job: Job, future: Future[Any]) -> None:
         self.job, self.future, self.begin = job, future, time.monotonic()
+        self.pid: Any = next((p.pid for p in multiprocessing.active_children() if p.name == job.name), None)
         self.used = 0  # bytes, where that was too much
 
-    @property
-    def process(self) -> Any:
-        """None when it has ended."""
-        return next((p for p in multiprocessing.active_children() if p.name == self.job.name), None)
+    def end_group(self) -> None:
+        """End what the process, which has ended, has left behind."""
+        if self.pid is not None:
+            end_group(self.pid)
 
     def outcomes(self) -> list[Outcome]:
         """What became of it."""
@@ -127,27 +147,22 @@ def _ended_text(code: int) -> str:
     return f"its process was killed by signal {-code}"
 
 
-def _end_the_large(active: Any) -> None:
-    limited = [s for s in active if s.job.limits.memory_bytes is not None and not s.used]
-    if not limited:
-        return
-    pids = {p.name: p.pid for p in multiprocessing.active_children()}
-    for started in limited:
-        pid = pids.get(started.job.name)
-        used = None if pid is None else resident_bytes(pid)
-        if pid is not None and used is not None and used > started.job.limits.memory_bytes:
-            started.used = used
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+def _end_what_is_left(active: Iterable[_Started]) -> None:
+    """Of workers that died: a child that they forked would hold their end of the pipe open."""
+    for started in active:
+        if started.pid is not None and has_ended(started.pid):
+            started.end_group()
 
 
 def _end(active: list[_Started]) -> None:
     """End what still runs, and wait until it has ended: the folder is not given back before."""
-    for started in active:
-        started.future.cancel()
     names = {started.job.name for started in active}
-    while any(p.name in names for p in multiprocessing.active_children()):
+    while left := [p for p in multiprocessing.active_children() if p.name in names]:
+        for process in left:
+            end_worker(process.pid)  # type: ignore[arg-type]
         time.sleep(_POLL_SECONDS)
+    for started in active:
+        started.end_group()
 
 
 def _printed(job: Job) -> str:

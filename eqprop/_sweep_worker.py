@@ -19,6 +19,7 @@ from typing import IO, Any
 import torch
 
 from eqprop._errors import ConfigError
+from eqprop._sweep_group import end_worker, resident_bytes
 from eqprop._sweep_lock import WORKERS, join_workers
 from eqprop._sweep_point import Job, Limits, Outcome, plain_result
 
@@ -72,7 +73,11 @@ def described(error: BaseException) -> tuple[str, str, str]:
 
 
 def in_own_process(job: Job) -> list[Outcome]:
-    """``compute`` in a process made for this job on the machine of the sweep; prints into a log in its folder."""
+    """``compute`` in a process made for this job on the machine of the sweep; prints into a log in its folder.
+
+    It leads a group of processes, which is ended with it (``_sweep_group``).
+    """
+    os.setsid()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     if job.folder is not None:
         _keep.append(join_workers(Path(job.folder) / WORKERS))
@@ -124,7 +129,7 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
+        end_worker(os.getpid())
 
 
 def peak_bytes() -> int | None:
@@ -135,26 +140,6 @@ def peak_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Memory of a process of this machine; None if it has ended."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError, ValueError):
-        pass
-    if Path("/proc/self/statm").exists():
-        return None
-    try:
-        import psutil  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ConfigError(
-            "memory_bytes: this system has no /proc; write pip install psutil, or memory_bytes=None"
-        ) from error
-    try:
-        return int(psutil.Process(pid).memory_info().rss)
-    except psutil.Error:
-        return None
 
 
 class Watch:
@@ -197,4 +182,4 @@ def timeout_text(seconds: float) -> str:
 
 def memory_text(used: int, limit: int) -> str:
     """Of a point that took too much memory."""
-    return f"its process held {used / 2**20:.0f} MiB, more than {limit / 2**20:.0f} MiB (memory_bytes)"
+    return f"it held {used / 2**20:.0f} MiB, more than {limit / 2**20:.0f} MiB (memory_bytes)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 
 import eqprop
+from eqprop._sweep_lock import join_workers
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,29 @@ def figures(config: Config) -> dict[str, Any]:
 
 
 def mark(config: Config) -> None:
-    """One write of one line: atomic, whoever is killed."""
+    """Which process computes which point."""
     if config.marks:
-        file = os.open(config.marks, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, f"{os.getpid()} {config.beta} {config.seed}\n".encode())
-        os.close(file)
+        add_line(Path(config.marks), f"{os.getpid()} {config.beta} {config.seed}")
+
+
+def add_line(path: Path, text: str) -> None:
+    """One write of one line: atomic, whoever is killed."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{text}\n".encode())
+    os.close(file)
+
+
+def start(config: Config) -> None:
+    """A process beside this one, which would outlive it: a program, or a fork."""
+    if config.what.startswith("child"):
+        child = subprocess.Popen(["sleep", "12345"]).pid
+    else:
+        child = os.fork()
+        if child == 0:
+            kept = [torch.ones(2**26) for _ in range(5)] if "grow" in config.what else []  # 1.25 GiB
+            time.sleep(600)
+            os._exit(len(kept))
+    add_line(Path(config.marks).with_suffix(".children"), str(child))
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -66,12 +86,16 @@ def run(config: Config) -> dict[str, Any]:
     time.sleep(0.02)
     if config.what == "raise":
         raise ValueError("a bad point")
-    if config.what == "hang":
+    if config.what.startswith(("child", "fork")):
+        start(config)
+    if config.what.endswith("hang"):
         print("about to hang")
         time.sleep(60)
     if config.what == "hold":
         re.match("(a+)+$", "a" * 60 + "b")  # without end, and without giving Python's lock back
-    if config.what == "die":
+    if config.what == "fork, grow":
+        time.sleep(60)
+    if config.what.endswith("die"):
         os.kill(os.getpid(), signal.SIGKILL)
     if config.what == "leave":
         os._exit(0)
@@ -119,6 +143,13 @@ def run_many(configs: list[Config]) -> list[Any]:
         failed = config.what == "raise"
         made.append(ValueError("one of them") if failed else figures(config) | {"together": len(configs)})
     return made
+
+
+def leave_a_fork(lock: Path, config: Config) -> None:
+    """What a worker does that ends before its child."""
+    kept = join_workers(lock)
+    start(config)
+    os._exit(kept is None)
 
 
 def sweep_alone(points: list[Config], out: Path) -> None:

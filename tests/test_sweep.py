@@ -24,11 +24,11 @@ from eqprop import ConfigError, RunFolderError, SweepWarning
 from eqprop._sweep import _jobs
 from eqprop._sweep_config import code_version
 from eqprop._sweep_folder import SweepFolder
+from eqprop._sweep_group import resident_bytes
 from eqprop._sweep_lock import LOCK
 from eqprop._sweep_point import Job, Limits, Point
 from eqprop._sweep_processes import process_context
 from eqprop._sweep_progress import SweepProgress
-from eqprop._sweep_worker import resident_bytes
 from tests import sweep_points
 from tests.sweep_points import Config, OtherConfig, Part, run, run_many, run_other
 
@@ -124,6 +124,38 @@ def test_on_dask_the_memory_of_a_worker_is_no_points_own_and_has_no_other_limit(
     assert outcomes["environment"].result["dask_memory_limit"] == "None"
 
 
+STARTED = {
+    "child": "done",
+    "child, hang": "timeout",
+    "fork": "done",
+    "fork, die": "killed",
+    "fork, grow": "memory",
+}
+
+
+def test_what_a_point_starts_counts_and_ends_with_it(tmp_path: Path) -> None:
+    marks, out = tmp_path / "marks", tmp_path / "s"
+    points = eqprop.grid(Config, what=list(STARTED), marks=[str(marks)])
+    eqprop.sweep(run, points, out=out, n_jobs=3, timeout_seconds=8, memory_bytes=1024 * 2**20, **QUIET)
+    assert statuses(out) == STARTED
+    assert len(children_of(marks)) == len(STARTED)
+    await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in children_of(marks)), 5.0)
+
+
+def test_a_forked_child_has_no_share_in_the_lock_of_workers(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    one = process_context(1).Process(  # type: ignore[attr-defined]
+        target=sweep_points.leave_a_fork, args=(tmp_path / "lock", Config(what="fork", marks=str(marks)))
+    )
+    one.start()
+    one.join()
+    (child,) = children_of(marks)
+    assert one.exitcode == 0 and resident_bytes(child)  # it outlives the worker
+    with open(tmp_path / "lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.kill(child, signal.SIGKILL)
+
+
 def test_failed_points_run_again_only_when_asked(tmp_path: Path) -> None:
     flag = tmp_path / "marks"
     points = eqprop.grid(Config, what=["raise", "compute"], marks=[str(flag)])
@@ -156,6 +188,12 @@ def sweeping(points: list[Config], out: Path) -> Iterator[BaseProcess]:
 
 def marks_of(path: Path) -> list[list[str]]:
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def children_of(path: Path) -> list[int]:
+    """What points started."""
+    found = path.with_suffix(".children")
+    return [int(line) for line in found.read_text().splitlines()] if found.exists() else []
 
 
 def await_true(condition: Any, seconds: float = 60.0) -> None:
@@ -195,11 +233,11 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_table_of_an_undisturbed_
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     marks = tmp_path / "marks"
-    points = eqprop.grid(Config, what=["hang"], seed=range(2), marks=[str(marks)])
+    points = eqprop.grid(Config, what=["child, hang"], seed=range(2), marks=[str(marks)])
     with sweeping(points, tmp_path / "s") as one:
-        await_true(lambda: len(marks_of(marks)) == 2)
+        await_true(lambda: len(children_of(marks)) == 2)
         os.kill(one.pid, signal.SIGKILL)  # type: ignore[arg-type]
-    pids = [int(mark[0]) for mark in marks_of(marks)]
+    pids = [int(mark[0]) for mark in marks_of(marks)] + children_of(marks)
     await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in pids), 20.0)
 
 
@@ -207,10 +245,10 @@ def test_an_interrupt_leaves_a_sound_folder_and_no_process(tmp_path: Path) -> No
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs without it
     marks, out = tmp_path / "marks", tmp_path / "s"
     points = eqprop.grid(Config, seed=[1, 2], marks=[str(marks)])
-    points += eqprop.grid(Config, what=["hang"], marks=[str(marks)])
+    points += eqprop.grid(Config, what=["child, hang"], marks=[str(marks)])
 
     def interrupt() -> None:
-        await_true(lambda: len(marks_of(marks)) == 3)
+        await_true(lambda: len(marks_of(marks)) == 3 and children_of(marks))
         time.sleep(0.3)
         while not stopped.is_set():  # as a user does: one that falls into a destructor is lost
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
@@ -226,7 +264,8 @@ def test_an_interrupt_leaves_a_sound_folder_and_no_process(tmp_path: Path) -> No
     signal.signal(signal.SIGINT, before)
     assert statuses(out) == {"compute": "done"} and len(SweepFolder.open(out).read()) == 2
     assert len((out / "table.csv").read_text().splitlines()) > 2
-    assert all(resident_bytes(int(mark[0])) in (None, 0) for mark in marks_of(marks))
+    pids = [int(mark[0]) for mark in marks_of(marks)] + children_of(marks)
+    await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in pids), 5.0)
     assert eqprop.sweep(run, points[:2], out=out, **QUIET).computed == 0  # the lock is free
 
 
