@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -62,11 +63,14 @@ class Processes:
         context = process_context(jobs[0].threads)
         _require_start(context, jobs[0])
         active: dict[Future[Any], _Started] = {}
+        names: set[str] = set()  # of all that were begun, known to be so or not
         try:
             while jobs or active:
                 while jobs and len(active) < self.n_jobs:
-                    started = self._start(context, jobs.popleft())
-                    active[started.future] = started
+                    names.add(jobs[0].name)
+                    with _interrupts_later():
+                        started = self._start(context, jobs.popleft())
+                        active[started.future] = started
                 self.running = sum(len(s.job.keys) for s in active.values())
                 done, _ = wait(active, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
                 _end_what_is_left(active.values())
@@ -81,7 +85,7 @@ class Processes:
                     yield None
         finally:
             self.running = 0
-            _end(list(active.values()))
+            _end(names)
 
     def _start(self, context: BaseContext, job: Job) -> _Started:
         if self._uses_gpus:
@@ -154,15 +158,46 @@ def _end_what_is_left(active: Iterable[_Started]) -> None:
             started.end_group()
 
 
-def _end(active: list[_Started]) -> None:
-    """End what still runs, and wait until it has ended: the folder is not given back before."""
-    names = {started.job.name for started in active}
-    while left := [p for p in multiprocessing.active_children() if p.name in names]:
-        for process in left:
-            end_worker(process.pid)  # type: ignore[arg-type]
+def _end(names: set[str]) -> None:
+    """End what still runs, and wait until it has ended: the folder is not given back before.
+
+    By name, for a process that was only just launched may be in no list of ours. Their futures are not cancelled: they
+    fail by themselves as the processes end, where pebble would stumble over one that is cancelled as it does.
+    """
+    ended: set[int] = set()
+    while left := [p.pid for p in multiprocessing.active_children() if p.name in names and p.pid is not None]:
+        for pid in left:
+            end_worker(pid)
+        ended.update(left)
         time.sleep(_POLL_SECONDS)
-    for started in active:
-        started.end_group()
+    for pid in ended:
+        end_group(pid)
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until a process that is being started is known; a second one does not.
+
+    One between the order to the server of forks and its answer would leave a process that nobody can find.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[tuple[int, Any]] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append((number, frame))
+        if len(came) > 1:
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(*came[0])
 
 
 def _printed(job: Job) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pebble
 import pytest
 
 import eqprop
@@ -27,7 +29,7 @@ from eqprop._sweep_folder import SweepFolder
 from eqprop._sweep_group import resident_bytes
 from eqprop._sweep_lock import LOCK
 from eqprop._sweep_point import Job, Limits, Point
-from eqprop._sweep_processes import process_context
+from eqprop._sweep_processes import Processes, process_context
 from eqprop._sweep_progress import SweepProgress
 from tests import sweep_points
 from tests.sweep_points import Config, OtherConfig, Part, run, run_many, run_other
@@ -196,7 +198,7 @@ def children_of(path: Path) -> list[int]:
     return [int(line) for line in found.read_text().splitlines()] if found.exists() else []
 
 
-def await_true(condition: Any, seconds: float = 60.0) -> None:
+def await_true(condition: Any, seconds: float = 300.0) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until
@@ -267,6 +269,36 @@ def test_an_interrupt_leaves_a_sound_folder_and_no_process(tmp_path: Path) -> No
     pids = [int(mark[0]) for mark in marks_of(marks)] + children_of(marks)
     await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in pids), 5.0)
     assert eqprop.sweep(run, points[:2], out=out, **QUIET).computed == 0  # the lock is free
+
+
+@pytest.mark.parametrize("when", ["as it is launched", "when it is launched and not yet known"])
+def test_an_interrupt_while_a_process_is_launched_ends_that_too(
+    tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    marks = tmp_path / "marks"
+    points = eqprop.grid(Config, what=["child, hang"], seed=range(2), marks=[str(marks)])
+    sweep = Processes(2).results(deque(Job((f"point-{c.seed}",), (c,), run) for c in points))
+    launched: list[int] = []
+    launch = pebble.common.process.launch_process
+
+    def interrupted(*arguments: Any, **more: Any) -> Any:
+        process: Any = launch(*arguments, **more)
+        launched.append(process.pid)
+        if len(launched) == 3:  # the first tries whether processes start
+            await_true(lambda: len(children_of(marks)) == 2)
+            if when != "as it is launched":
+                raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(pebble.common, "launch_process", interrupted)
+    with pytest.raises(KeyboardInterrupt), contextlib.closing(sweep) as results:
+        list(results)
+    signal.signal(signal.SIGINT, before)
+    pids = launched + children_of(marks)
+    await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in pids), 5.0)
+    assert len(pids) == 5 and not {p.pid for p in multiprocessing.active_children()} & set(launched)
 
 
 def test_a_second_sweep_in_the_folder_is_refused_while_the_first_lives(tmp_path: Path) -> None:
