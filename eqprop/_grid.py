@@ -28,7 +28,9 @@ def grid(base: Any, /, **values: Iterable[Any]) -> list[Any]:
             None and may hold one dataclass gets one with the defaults.
 
     Raises:
-        ConfigError: an unknown field (with the nearest right one), no values, or values that the dataclass refuses.
+        ConfigError: an unknown field (with the nearest right one), no values, values that the dataclass refuses, or
+            that are not of the field's type: of bools, numbers, texts and None; whole numbers become floats where
+            these are declared.
     """
     columns = {name: _listed(name, given) for name, given in values.items()}
     bases = _bases(base)
@@ -175,7 +177,7 @@ def changed(base: Any, changes: Mapping[str, Any], where: str = "") -> Any:
         if rest:
             nested.setdefault(head, {})[rest] = value
         else:
-            own[head] = _fitting(hints.get(head), value)
+            own[head] = _fitting(hints.get(head, Any), value, f"{where}{head}")
     for head, inner in nested.items():
         if head in own and own[head] is None:
             continue  # this point is without that part
@@ -222,12 +224,56 @@ def _hints(cls: type) -> dict[str, Any]:
         return {}
 
 
-def _fitting(hint: Any, value: Any) -> Any:
-    """NumPy's numbers as Python's, and whole numbers as floats where a float is declared: 1 and 1.0 are one point."""
+def fitted(config: Any, where: str = "") -> Any:
+    """A config with whole numbers as floats where a float is declared: ``Config(beta=1)`` is ``Config(beta=1.0)``.
+
+    Raises:
+        ConfigError: a value that is not of its field's type, see ``grid``.
+    """
+    hints = _hints(type(config))
+    changes: dict[str, Any] = {}
+    for field in fields(config):
+        name, value = f"{where}{field.name}", getattr(config, field.name)
+        made = _fitting(hints.get(field.name, Any), value, name)
+        if is_dataclass(made) and not isinstance(made, type):
+            made = fitted(made, f"{name}.")
+        if made is not value and field.init:
+            changes[field.name] = made
+    return replace(config, **changes) if changes else config
+
+
+# types whose values are looked at; all values of others pass
+_KINDS: dict[Any, str] = {
+    bool: "True or False", int: "a whole number", float: "a number", str: "a text", types.NoneType: "None",
+    tuple: "a tuple", list: "a list",
+}  # fmt: skip
+
+
+def _fitting(hint: Any, value: Any, name: str) -> Any:
+    """NumPy's numbers as Python's, and whole numbers as floats where a float is declared: 1 and 1.0 are one point.
+
+    Raises ConfigError for a value that is not of the declared type.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    allowed = typing.get_args(hint) if union else (hint,)
-    if type(value) is int and float in allowed and int not in allowed:
+    allowed = {typing.get_origin(one) or one: one for one in (typing.get_args(hint) if union else (hint,))}
+    kind = next((known for known in _KINDS if isinstance(value, known)), type(value))
+    if kind is int and float in allowed and int not in allowed:
         return float(value)
-    return value
+    if kind in (tuple, list) and not allowed.keys().isdisjoint((tuple, list)):  # JSON does not tell them apart
+        item = _item(allowed.get(kind, allowed.get(tuple, allowed.get(list))))
+        made = [_fitting(item, one, f"{name}[{i}]") for i, one in enumerate(value)]
+        return value if all(a is b for a, b in zip(made, value, strict=True)) else kind(made)
+    if kind in allowed or any(one not in _KINDS and not is_dataclass(one) for one in allowed):
+        return value
+    if any(isinstance(one, type) and is_dataclass(one) and isinstance(value, one) for one in allowed):
+        return value
+    needed = " or ".join(_KINDS.get(one) or f"a {one.__name__}" for one in allowed)
+    raise ConfigError(f"{name}: got {value!r}, needed {needed}")
+
+
+def _item(hint: Any) -> Any:
+    """The type of the items of a sequence, where there is but one."""
+    given = typing.get_args(hint)
+    return given[0] if len(given) == 1 or (len(given) == 2 and given[1] is Ellipsis) else Any

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqprop._errors import ConfigError, RunFolderError
-from eqprop._grid import require_config
+from eqprop._grid import fitted, require_config
 from eqprop._sweep_config import code_version, plain, point_key, run_name
 from eqprop._sweep_dask import Dask, is_client
 from eqprop._sweep_folder import SweepFolder, SweepWarning
@@ -189,6 +189,7 @@ def _points(points: Iterable[Any], version: str) -> dict[str, Point]:
         require_config(config)
         if isinstance(config, type):
             raise ConfigError("points: got a class, needed its objects; write eqprop.grid(Config, beta=[0.1, 0.2])")
+        config = fitted(config)
         kinds.add(type(config))
         spec = plain(config, type(config).__name__)
         key = point_key(spec, version)

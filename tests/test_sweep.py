@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pebble
 import pytest
 
@@ -347,6 +348,13 @@ def test_no_point_is_computed_twice_and_more_points_may_join(tmp_path: Path) -> 
     assert Counter(mark[2] for mark in marks_of(marks)) == {"0": 1, "1": 1, "2": 1, "3": 1}
 
 
+def test_one_and_one_point_zero_are_one_point(tmp_path: Path) -> None:
+    same = [Config(beta=1), Config(beta=1.0), *eqprop.grid(Config, beta=[1]), *eqprop.grid(Config, beta=[np.int64(1)])]
+    nested = [Config(part=Part(noise=2)), Config(part=Part(noise=2.0))]
+    assert eqprop.sweep(run, same + nested, out=tmp_path / "s", **QUIET).points == 2
+    assert {type(r.config["beta"]) for r in SweepFolder.open(tmp_path / "s").read().values()} == {float}
+
+
 def test_points_of_another_version_of_the_code_are_computed_again_and_kept_apart(tmp_path: Path) -> None:
     out = tmp_path / "s"
     eqprop.sweep(run, POINTS[:2], out=out, version="1", **QUIET)
@@ -482,7 +490,9 @@ def nested() -> Any:
         ({"points": [Config]}, "got a class, needed its objects"),
         ({"points": [Config(), OtherConfig()]}, "got configs of Config and OtherConfig"),
         ({"points": [{"beta": 1}]}, "got dict, needed a dataclass"),
-        ({"points": [Config(part=object())]}, r"Config\.part: got object, needed what JSON can hold"),  # type: ignore[arg-type]
+        ({"points": [Config(part=object())]}, "part: got <object .*, needed a Part or None"),  # type: ignore[arg-type]
+        ({"points": [Config(marks=Path("marks"))]}, r"marks: got PosixPath.*, needed a text"),  # type: ignore[arg-type]
+        ({"points": [Config(part=Part(noise="much"))]}, r"part\.noise: got 'much', needed a number"),  # type: ignore[arg-type]
         ({"run": nested()}, "top level of a module"),
         ({"run": lambda config: {}}, "top level of a module"),
         ({"n_jobs": 0}, "n_jobs: got 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,6 +24,10 @@ class Needy:
     part: Part = Part(adc_bits=4)
     rate: float | None = None
     rates: tuple[float, ...] = (0.1, 0.2)
+    text: str = ""
+    on: bool = False
+    anything: Any = None
+    either: float | tuple[float, ...] = 0.1
 
 
 @dataclass
@@ -86,6 +91,42 @@ def test_child_seeds_are_those_of_numpys_seed_sequence_and_go_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("field", "value", "needed"),
+    [
+        ("needed", "abc", "a whole number"),
+        ("needed", 1.0, "a whole number"),
+        ("needed", True, "a whole number"),
+        ("needed", None, "a whole number"),
+        ("rate", "abc", "a number or None"),
+        ("rate", False, "a number or None"),
+        ("rate", (0.1,), "a number or None"),
+        ("part.noise", "1e", "a number"),
+        ("part", 8, "a Part"),
+        ("rates", 0.1, "a tuple"),
+        ("text", 8, "a text"),
+        ("on", 1, "True or False"),
+    ],
+)
+def test_values_that_are_not_of_their_fields_type_are_named(field: str, value: Any, needed: str) -> None:
+    text = f"^{field}: got {re.escape(repr(value))}, needed {needed}$"
+    for make in (eqprop.grid, eqprop.zipped):
+        with pytest.raises(ConfigError, match=text):
+            make(Needy(1), **{field: [value]})
+    with pytest.raises(ConfigError, match=text):
+        eqprop.random_points(Needy(1), 2, draw_seed=0, **{field: [value]})
+
+
+def test_items_are_looked_at_too_and_other_types_are_not() -> None:
+    (point,) = eqprop.grid(Needy(1), rates=[(1, 0.5)], anything=[{"a": 1}], either=[[2, 3]])
+    assert point.rates == (1.0, 0.5) and type(point.rates[0]) is float
+    assert point.anything == {"a": 1} and point.either == [2.0, 3.0]
+    with pytest.raises(ConfigError, match=r"rates\[1\]: got 'x', needed a number"):
+        eqprop.grid(Needy(1), rates=[(0.1, "x")])
+    with pytest.raises(ConfigError, match="either: got 'x', needed a number or a tuple"):
+        eqprop.grid(Needy(1), either=["x"])
+
+
+@pytest.mark.parametrize(
     ("make", "text"),
     [
         (lambda: eqprop.grid(Config, bata=[1]), "got 'bata'.*did you mean 'beta'"),
@@ -120,5 +161,6 @@ def test_what_json_cannot_hold_is_named_by_its_field() -> None:
 def test_columns_are_dotted_names_and_lists_are_texts() -> None:
     found = flat(plain(Needy(1, rate=None)))
     assert found == {
-        "needed": 1, "part.class": "Part", "part.adc_bits": 4, "part.noise": 0.0, "rate": None, "rates": "[0.1, 0.2]"
+        "needed": 1, "part.class": "Part", "part.adc_bits": 4, "part.noise": 0.0, "rate": None, "rates": "[0.1, 0.2]",
+        "text": "", "on": False, "anything": None, "either": 0.1,
     }  # fmt: skip
