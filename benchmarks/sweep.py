@@ -33,7 +33,7 @@ def options() -> argparse.ArgumentParser:
         f"  python -m {MODULE} runs/map --plot map x=rule.beta y=substrate.adc_bits value=gradient_cosine_after "
         "panels=layer\n"
         "\nThe same command again computes what is missing. A module of yours with a frozen dataclass Config and a\n"
-        "function run(config) can be swept by its dotted name."
+        "function run(config) can be swept by its dotted name. Exit status: 0; 1 if a point failed; 2 for a mistake."
     )
     made = new_parser(MODULE, __doc__ or "", epilog)
     made.add_argument("what", metavar="NAME|DIR", help=f"{', '.join(MODULES)}, a module, or the folder of a sweep")
@@ -99,8 +99,8 @@ def points_of(arguments: argparse.Namespace, what: Any) -> list[Any]:
     return [what.completed(config) for config in configs]
 
 
-def compute(arguments: argparse.Namespace) -> Path:
-    """Run the sweep; its folder."""
+def compute(arguments: argparse.Namespace) -> eqprop.SweepReport:
+    """Run the sweep."""
     what = target(arguments.what)
     out = arguments.out or Path("runs") / f"sweep-{arguments.what.rpartition('.')[2]}"
     engine: Any = arguments.engine
@@ -125,7 +125,7 @@ def compute(arguments: argparse.Namespace) -> Path:
     )
     print(f"{made.folder}: {made.done} of {made.points} points done ({made.computed} now), {made.failed} failed")
     print(f"written to {made.folder / 'table.csv'}")
-    return out
+    return made
 
 
 def _client(where: str) -> Any:
@@ -146,16 +146,18 @@ def main(arguments: argparse.Namespace) -> None:
         )
     if plots or arguments.record:
         require_pandas()
-    folder = Path(arguments.what) if existing else compute(arguments)
+    made = None if existing else compute(arguments)
+    folder = Path(arguments.what) if made is None else made.folder
     if existing and not plots and not arguments.record:
         print(eqprop.load_sweep(folder).to_string())
-    if not plots and not arguments.record:
-        return
-    frame, run = eqprop.load_sweep(folder), Run(folder, {})
-    for wanted in plots:
-        print(f"drawn {run.save_figure(wanted.name, wanted.draw(frame, folder.name))}")
-    if arguments.record:
-        _record(arguments, frame, run, [c for p in plots for c in p.parts.get("value", p.parts["y"]).split(",")])
+    if plots or arguments.record:
+        frame, run = eqprop.load_sweep(folder), Run(folder, {})
+        for wanted in plots:
+            print(f"drawn {run.save_figure(wanted.name, wanted.draw(frame, folder.name))}")
+        if arguments.record:
+            _record(arguments, frame, run, [c for p in plots for c in p.parts.get("value", p.parts["y"]).split(",")])
+    if made is not None and made.failed:
+        raise SystemExit(1)  # told above
 
 
 def _record(arguments: argparse.Namespace, frame: Any, run: Run, columns: list[str]) -> None:

@@ -303,9 +303,22 @@ def test_a_module_of_ones_own_can_be_swept(tmp_path: Path, capsys: pytest.Captur
     assert "3 of 3 points done" in capsys.readouterr().out
 
 
+def test_the_exit_status_tells_that_points_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tests.sweep_points", *"--set what=raise,compute --quiet --out".split(), str(tmp_path / "s")]
+    plot = "--plot x=seed y=error_percent".split()
+    with pytest.raises(SystemExit) as exit_:
+        script(*words, *plot)
+    assert exit_.value.code == 1 and "1 of 2 points done (2 now), 1 failed" in capsys.readouterr().out
+    assert len(list((tmp_path / "s" / "figures").iterdir())) == 1
+    with pytest.raises(SystemExit):  # also where nothing was left to compute
+        script(*words)
+    assert script(str(tmp_path / "s"), *plot) == 0  # it was drawn, and that is all
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        ("mnist --set rule.beta=abc", "rule.beta: got 'abc', needed a number"),
         ("mnits", "did you mean 'mnist'"),
         ("mnist --set rule.bata=1", "did you mean 'beta'"),
         ("mnist --set rule.beta", "needed NAME=VALUE"),
