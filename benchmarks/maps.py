@@ -22,7 +22,7 @@ from benchmarks._sweep_words import named_values
 from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
 from eqprop._runs import Run
-from eqprop._sweep_config import code_version, plain, point_key
+from eqprop._sweep_config import plain
 from eqprop._sweep_table import require_pandas
 
 MODULE = "benchmarks.maps"
@@ -100,9 +100,8 @@ def compute(name: str, shown: Map, points: list[Any], arguments: argparse.Namesp
     )
     if not made.done:
         raise ConfigError(f"{made.folder}: all {made.points} points failed, so there is no map; see above")
-    frame, version = eqprop.load_sweep(made.folder, costs=True), code_version(what.run)
-    keys = {point_key(plain(point), version) for point in points}
-    return frame[frame["point"].isin(keys)]
+    frame = eqprop.load_sweep(made.folder, costs=True)
+    return frame[frame["point"].isin(list(made.configs))]
 
 
 def report(name: str, shown: Map, points: list[Any], frame: Any, arguments: argparse.Namespace) -> None:

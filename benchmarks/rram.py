@@ -31,7 +31,6 @@ from benchmarks._rram_points import Config, chip, completed, run, run_many, task
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._runs import Run
-from eqprop._sweep_config import code_version, plain, point_key
 from eqprop._sweep_table import require_pandas
 from snn._resistive_liquid import SCOPES
 
@@ -147,10 +146,8 @@ def compute(points: Sequence[Config], arguments: argparse.Namespace) -> list[tup
     )
     if not made.done:
         raise ConfigError(f"{made.folder}: all {made.points} points failed; see above, and points/KEY.json")
-    version = code_version(run)
-    by_key = {point_key(plain(point), version): point for point in points}
     rows = eqprop.load_sweep(made.folder).to_dict("records")
-    return [(by_key[r["point"]], r) for r in rows if r["point"] in by_key and r["status"] == "done"]
+    return [(made.configs[r["point"]], r) for r in rows if r["point"] in made.configs and r["status"] == "done"]
 
 
 def report(

@@ -1,4 +1,12 @@
-"""Sweeps a benchmark over its settings, resumes what was interrupted, and draws what came of it."""
+"""Sweeps a benchmark over its settings, resumes what was interrupted, and draws what came of it.
+
+From Python the same points, by the same names::
+
+    what = benchmarks.sweep.target("mnist")
+    points = eqprop.grid(what.config, **{"rule.beta": [0.05, 0.1], "seed": eqprop.child_seeds(3)})
+    more = {"completed": what.completed, "run_many": what.run_many, "together": what.together}
+    eqprop.sweep(what.run, points, out="runs/map", **more)
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,8 @@ from typing import Any
 
 import eqprop
 from benchmarks._common import RESULTS, add_sweep_options, finish, new_parser, run_main
-from benchmarks._sweep_targets import MODULES, target
+from benchmarks._sweep_targets import MODULES
+from benchmarks._sweep_targets import target as target
 from benchmarks._sweep_words import draws, named_values, plot
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError
@@ -63,7 +72,9 @@ def options() -> argparse.ArgumentParser:
     how.add_argument("--gpus", metavar="ID,ID", help="GPUs, handed out one a process (with --set device=cuda)")
     how.add_argument("--timeout", type=float, metavar="SECONDS", help="wall time of a point")
     how.add_argument("--memory", type=int, metavar="MIB", help="resident memory of a point's process")
-    how.add_argument("--code-version", metavar="TEXT", help="of the code (default: package, and source of run)")
+    how.add_argument(
+        "--code-version", metavar="TEXT", help="of the code (default: package, and source of run and run_many)"
+    )
     how.add_argument("--engine", choices=("processes", "dask"), default="processes", help="what computes the points")
     how.add_argument("--scheduler", metavar="FILE|ADDRESS", help="of a dask cluster that is running")
     shown = made.add_argument_group("results")
@@ -95,8 +106,7 @@ def points_of(arguments: argparse.Namespace, what: Any) -> list[Any]:
         if "seed" in fields:
             raise ConfigError("--seeds: got --set seed=... too; needed one of the two")
         fields["seed"] = eqprop.child_seeds(arguments.seeds, arguments.seed)
-    configs: list[Any] = eqprop.grid(base, **fields)
-    return [what.completed(config) for config in configs]
+    return eqprop.grid(base, **fields)
 
 
 def compute(arguments: argparse.Namespace) -> eqprop.SweepReport:
@@ -121,6 +131,7 @@ def compute(arguments: argparse.Namespace) -> eqprop.SweepReport:
         run_many=what.run_many,
         together=what.together,
         members=arguments.members,
+        completed=what.completed,
         progress=not arguments.quiet,
     )
     print(f"{made.folder}: {made.done} of {made.points} points done ({made.computed} now), {made.failed} failed")

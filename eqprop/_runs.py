@@ -221,7 +221,7 @@ def system_record(device: str | torch.device = "cpu") -> dict[str, Any]:
     if device.type == "cuda":
         machine["device_name"] = torch.cuda.get_device_name(device)
         versions["cuda"] = str(torch.version.cuda)
-    return {"versions": versions, "machine": machine, "commit": _commit()}
+    return {"versions": versions, "machine": machine, "commit": commit_of_checkout()}
 
 
 def _cpu_model() -> str:
@@ -234,7 +234,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
+def commit_of_checkout() -> str | None:
     """Commit of the checkout that this package runs from, "+" if it has changes; None outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

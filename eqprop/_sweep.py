@@ -9,7 +9,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class SweepReport:
         points: asked for, each counted once.
         computed: of these, in this call.
         done, failed: of these, so recorded now.
+        configs: of these, by key (the column ``point`` of the table).
     """
 
     folder: Path
@@ -44,6 +45,7 @@ class SweepReport:
     computed: int
     done: int
     failed: int
+    configs: dict[str, Any] = field(repr=False)
 
     def table(self) -> pandas.DataFrame:
         """See ``load_sweep``."""
@@ -66,6 +68,7 @@ def sweep(
     run_many: RunMany | None = None,
     together: Callable[[Any], Hashable] | None = None,
     members: int = 32,
+    completed: Callable[[Any], Any] | None = None,
     progress: bool = True,
 ) -> SweepReport:
     """Compute ``run(config)`` for every config that is not yet recorded in the folder ``out``.
@@ -93,11 +96,12 @@ def sweep(
     Programs and processes that it started end with it, however it ends.
 
     **Version.** The key of a point is a hash of its config and of ``version``: by default the version of this package,
-    and the name and source of ``run`` (not its comments and layout). A point of another version is not this point: it
-    is computed again, and the old file is kept, but not in the table. What ``run`` calls is not looked into: no hash of
-    files can tell a change that matters from one that does not, and to throw away hours of results for a comment in a
-    helper is no service. So say it: ``version="2"`` when such a change matters, or a fixed ``version`` to keep what is
-    there though ``run`` was edited.
+    the name of ``run``, and its and ``run_many``'s source (not comments and layout). A point of another version is not
+    this point: it is computed again, and the old file is kept, but not in the table. What ``run`` calls is not looked
+    into: no hash of files can tell a change that matters from one that does not, and to throw away hours of results for
+    a comment in a helper is no service. So say it: ``version="2"`` when such a change matters, or a fixed ``version``
+    to keep what is there though ``run`` was edited. A point's file also notes the commit that it was computed by
+    (``code``; "+" for a checkout with changes), and points of several commits are warned of.
 
     Args:
         run: a function at the top level of a module: config -> dict of numbers and texts, with units in the names; a
@@ -121,6 +125,8 @@ def sweep(
             If it fails as a whole, its points are run one by one.
         together: points for which this gives the same value may be run together; None for all.
         members: most points that are run together; fewer where processes would have nothing to do.
+        completed: config -> config, which fills in what depends on other fields, before a point gets its key: what is
+            filled in and what is written out are then one point.
         progress: a line with points done, failed and running, and the time left.
 
     Raises:
@@ -129,9 +135,10 @@ def sweep(
 
     Warns:
         SweepWarning: files of points that are damaged; they are kept as KEY.damaged and their points computed again.
+            Points that were computed by several states of the code.
     """
-    version = code_version(run) if version is None else version
-    every = _points(points, version)
+    version = code_version(run, run_many) if version is None else version
+    every = _points(points, version, completed)
     workers = _engine(engine, n_jobs, [str(gpu) for gpu in gpus])
     for name, value in (("threads", threads), ("members", members)):
         _require_count(name, value)
@@ -174,14 +181,25 @@ def sweep(
             if recorded:
                 write_tables(held, recorded.values())
     mine = {key: recorded[key] for key in every if key in recorded}
+    codes = sorted({r.code for r in mine.values() if r.code is not None})
+    if len(codes) > 1:
+        warnings.warn(
+            f"{folder} has points that were computed by several states of the code ({', '.join(codes)}; "
+            "points/KEY.json has each one's); if the changes between them matter, compute all again with version='2' "
+            "(--code-version 2)",
+            SweepWarning,
+            stacklevel=2,
+        )
     failed = sum(r.outcome.status != "done" for r in mine.values())
     if failed:
         advice = "retry_failed=True (--retry-failed) runs them again; points/KEY.json has the traceback"
         shown.say(f"{folder}: {failed} of {len(every)} points failed; {advice}\n{show_failed(mine)}")
-    return SweepReport(folder, len(every), computed, len(mine) - failed, failed)
+    return SweepReport(
+        folder, len(every), computed, len(mine) - failed, failed, {key: point.config for key, point in every.items()}
+    )
 
 
-def _points(points: Iterable[Any], version: str) -> dict[str, Point]:
+def _points(points: Iterable[Any], version: str, completed: Callable[[Any], Any] | None = None) -> dict[str, Point]:
     """By key, each once."""
     found: dict[str, Point] = {}
     kinds: set[type] = set()
@@ -190,6 +208,8 @@ def _points(points: Iterable[Any], version: str) -> dict[str, Point]:
         if isinstance(config, type):
             raise ConfigError("points: got a class, needed its objects; write eqprop.grid(Config, beta=[0.1, 0.2])")
         config = fitted(config)
+        if completed is not None:
+            config = fitted(completed(config))
         kinds.add(type(config))
         spec = plain(config, type(config).__name__)
         key = point_key(spec, version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import enum
+import functools
 import hashlib
 import inspect
 import json
@@ -15,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from eqprop._errors import ConfigError
+from eqprop._runs import commit_of_checkout
 
 CLASS = "$class"  # names the class of a dataclass, beside its fields
 
@@ -88,13 +90,25 @@ def run_name(run: Callable[..., Any]) -> str:
     return f"{module}.{name}"
 
 
-def code_version(run: Callable[..., Any]) -> str:
-    """Version of the package, name of ``run``, and a hash of its source without comments and layout."""
+def code_version(run: Callable[..., Any], run_many: Callable[..., Any] | None = None) -> str:
+    """Version of the package, name of ``run``, and hashes of both sources without comments and layout."""
     import eqprop
 
+    together = "" if run_many is None else f", of many {_source_hash(run_many)}"
+    return f"eqprop {eqprop.__version__}, {run_name(run)}, source {_source_hash(run)}{together}"
+
+
+def _source_hash(function: Callable[..., Any]) -> str:
     try:
-        source = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(run))))
-        found = hashlib.sha256(source.encode()).hexdigest()[:12]
+        source = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(function))))
     except (OSError, TypeError, SyntaxError):  # typed into an interpreter, or compiled
-        found = "unknown"
-    return f"eqprop {eqprop.__version__}, {run_name(run)}, source {found}"
+        return "unknown"
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
+
+
+@functools.cache
+def code_state() -> str:
+    """What computes points now: the commit of this checkout, with "+" if it has changes, or the package's version."""
+    import eqprop
+
+    return commit_of_checkout() or f"eqprop {eqprop.__version__}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from eqprop._checkpoints import TEMPORARY, atomic_write
 from eqprop._errors import RunFolderError
+from eqprop._sweep_config import code_state
 from eqprop._sweep_point import STATUSES, Outcome, Point
 
 FORMAT, POINT_FORMAT = "eqprop-sweep/1", "eqprop-sweep-point/1"
@@ -27,10 +28,15 @@ class SweepWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Recorded:
-    """A point as its file has it."""
+    """A point as its file has it.
+
+    Attributes:
+        code: what computed it, see ``code_state``; None in files of before that was noted.
+    """
 
     config: dict[str, Any]
     outcome: Outcome
+    code: str | None = None
 
 
 class SweepFolder:
@@ -103,6 +109,7 @@ class SweepFolder:
         body = {
             "format": POINT_FORMAT,
             "version": self.identity["version"],
+            "code": code_state(),
             "config": point.plain,
             **dataclasses.asdict(outcome),
         }
@@ -134,7 +141,8 @@ class SweepFolder:
                     self.others += 1
                     continue
                 names = {f.name for f in dataclasses.fields(Outcome)}
-                yield path, Recorded(body["config"], Outcome(**{k: v for k, v in body.items() if k in names}))
+                outcome = Outcome(**{k: v for k, v in body.items() if k in names})
+                yield path, Recorded(body["config"], outcome, body.get("code"))
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 self.damaged[path] = str(error)
                 yield path, None

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ import pebble
 import pytest
 
 import eqprop
-from eqprop import ConfigError, RunFolderError, SweepWarning
+from eqprop import ConfigError, RunFolderError, SweepWarning, _sweep_config, _sweep_folder
 from eqprop._sweep import _jobs
-from eqprop._sweep_config import code_version
+from eqprop._sweep_config import code_state, code_version
 from eqprop._sweep_folder import SweepFolder
 from eqprop._sweep_group import resident_bytes
 from eqprop._sweep_lock import LOCK
@@ -355,6 +356,20 @@ def test_one_and_one_point_zero_are_one_point(tmp_path: Path) -> None:
     assert {type(r.config["beta"]) for r in SweepFolder.open(tmp_path / "s").read().values()} == {float}
 
 
+def test_a_config_is_completed_before_it_gets_its_key(tmp_path: Path) -> None:
+    def completed(config: Config) -> Config:
+        return config if config.part else replace(config, part=Part(adc_bits=8))
+
+    short, long = eqprop.grid(Config, seed=range(2)), eqprop.grid(Config, seed=range(2), part=[Part(adc_bits=8)])
+    made = eqprop.sweep(run, short, out=tmp_path / "s", completed=completed, **QUIET)
+    assert made.configs == eqprop.sweep(run, long, out=tmp_path / "s", **QUIET).configs and made.computed == 2
+    records = SweepFolder.open(tmp_path / "s").read()
+    assert set(records) == set(made.configs)
+    assert {r.config["part"]["adc_bits"] for r in records.values()} == {8}
+    together: dict[str, Any] = {"run_many": run_many, "together": lambda config: config.part.adc_bits}
+    assert eqprop.sweep(run, short, out=tmp_path / "t", completed=completed, **together, **QUIET).done == 2
+
+
 def test_points_of_another_version_of_the_code_are_computed_again_and_kept_apart(tmp_path: Path) -> None:
     out = tmp_path / "s"
     eqprop.sweep(run, POINTS[:2], out=out, version="1", **QUIET)
@@ -371,6 +386,29 @@ def test_the_version_follows_the_source_of_run_but_not_its_comments() -> None:
         namespaces.append(_compiled(f"def run(config):\n{body}"))
     same, also, other = (code_version(n) for n in namespaces)
     assert same == also != other
+
+
+def test_the_version_follows_the_source_of_run_many() -> None:
+    assert len({code_version(run), code_version(run, run_many), code_version(run, run_other)}) == 3
+
+
+def test_points_of_several_states_of_the_code_are_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "s"
+    for points, code in ((POINTS[:1], "a commit"), (POINTS[:2], "a commit"), (POINTS[:3], "another+")):
+        monkeypatch.setattr(_sweep_folder, "code_state", lambda code=code: code)
+        several = pytest.warns(SweepWarning, match=r"several states of the code \(a commit, another\+;")
+        with several if code == "another+" else contextlib.nullcontext():
+            assert eqprop.sweep(run, points, out=out, **QUIET).computed == 1
+    assert sorted(str(r.code) for r in SweepFolder.open(out).read().values()) == ["a commit", "a commit", "another+"]
+
+
+def test_a_point_notes_the_commit_of_the_checkout_or_the_version_of_the_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_sweep_config, "commit_of_checkout", lambda: "0123456789ab+")
+    assert code_state.__wrapped__() == "0123456789ab+"
+    monkeypatch.setattr(_sweep_config, "commit_of_checkout", lambda: None)
+    assert code_state.__wrapped__() == f"eqprop {eqprop.__version__}"
 
 
 def _compiled(source: str) -> Any:

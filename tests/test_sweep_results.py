@@ -292,6 +292,16 @@ def test_the_mnist_adapter_has_every_setting_of_the_script_and_takes_its_presets
         _sweep_mnist.completed(eqprop.grid(_sweep_mnist.Config, **{"training.epochs": [0]})[0])
 
 
+def test_a_point_of_the_shell_and_one_from_python_are_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"data.dataset": "digits", "network.layers": "784-12-10", "data.train": 32, "training.epochs": 1}
+    what, out = sweep.target("mnist"), tmp_path / "s"
+    fields = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    assert script("mnist", *fields, "--seeds", "1", "--quiet", "--out", str(out)) == 0
+    points = eqprop.grid(what.config, **{name: [value] for name, value in small.items()}, seed=eqprop.child_seeds(1))
+    more: dict[str, Any] = {"run_many": what.run_many, "together": what.together, "completed": what.completed}
+    assert eqprop.sweep(what.run, points, out=out, progress=False, **more).computed == 0
+
+
 def test_a_module_of_ones_own_can_be_swept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--zip beta=0.1,0.2 part.noise=0.5,0.6 --set seed=1,2 --quiet"
     script("tests.sweep_points", *words.split(), "--out", str(tmp_path / "s"))
