@@ -15,7 +15,7 @@ import eqprop
 from benchmarks._common import new_parser, run_main
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError
-from eqprop._sweep_statistics import interval, require_column, student_t
+from eqprop._sweep_statistics import by_seed, interval, require_column, student_t
 from eqprop._sweep_table import require_pandas
 
 MODULE = "benchmarks.compare"
@@ -44,7 +44,7 @@ def options() -> argparse.ArgumentParser:
 def comparison(
     frames: dict[str, Any], values: Sequence[str] | None = None, by: Sequence[str] | None = None, level: float = 0.95
 ) -> Any:
-    """A row a setting and figure; of each sweep ``n``, mean and half interval, and the difference to the first.
+    """A row a setting and figure; of each sweep ``n`` (seeds), mean and half interval, and the difference to the first.
 
     Args:
         frames: tables (see ``eqprop.load_sweep``) by the names of the sweeps.
@@ -71,7 +71,7 @@ def comparison(
     for value in names:
         kept = everything[everything[value].notna()]
         for key, group in kept.groupby(keys, dropna=False, sort=True) if keys else [((), kept)]:
-            parts = {n: group.loc[group[_SWEEP] == n, value].to_numpy(dtype=np.float64) for n in frames}
+            parts = {n: by_seed(group[group[_SWEEP] == n], value) for n in frames}
             if sum(len(p) > 0 for p in parts.values()) > 1:
                 shown = dict(zip(keys, key if isinstance(key, tuple) else (key,), strict=True))
                 rows.append(shown | {"figure": value} | _side_by_side(parts, level))

@@ -25,7 +25,8 @@ def confidence_intervals(
 ) -> pandas.DataFrame:
     """Mean over the seeds of each config, with the interval ``mean +- t(level, n - 1) std / sqrt(n)`` (Student's t).
 
-    The interval is of the mean, for draws that are about normal; of one seed there is none (NaN).
+    The interval is of the mean, for draws that are about normal; of one seed there is none (NaN). What else varies
+    within a config (settings or layers that ``by`` leaves out) is averaged within each seed first: it is no draw.
 
     Args:
         frame: see ``load_sweep``; rows without the figure (failed points, other layers) do not count.
@@ -35,7 +36,7 @@ def confidence_intervals(
         level: share of such intervals that hold the true mean.
 
     Returns:
-        A row a config: ``by``, ``n``, ``mean``, ``std`` (of the seeds, with n - 1), ``low``, ``high``.
+        A row a config: ``by``, ``n`` (seeds), ``mean``, ``std`` (of the seeds, with n - 1), ``low``, ``high``.
 
     Raises:
         ConfigError: unknown columns, one without numbers, or a level outside 0 to 1.
@@ -49,12 +50,19 @@ def confidence_intervals(
     rows = []
     groups = kept.groupby(columns, dropna=False, sort=True) if columns else [((), kept)]
     for key, group in groups:
-        found = group[value].to_numpy(dtype=np.float64)
+        found = by_seed(group, value, over)
         mean, std, half = interval(found, level)
         shown = dict(zip(columns, key if isinstance(key, tuple) else (key,), strict=True))
         rows.append(shown | {"n": len(found), "mean": mean, "std": std, "low": mean - half, "high": mean + half})
     made: pandas.DataFrame = type(frame)(rows, columns=[*columns, "n", "mean", "std", "low", "high"])
     return made
+
+
+def by_seed(frame: Any, value: str, over: str = "seed") -> np.ndarray:
+    """A value a seed: its mean over whatever else varies; every value where there are no seeds."""
+    if over not in frame:
+        return frame[value].to_numpy(dtype=np.float64)
+    return frame[value].astype(np.float64).groupby(frame[over], dropna=False).mean().to_numpy()
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:

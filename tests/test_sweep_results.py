@@ -152,6 +152,19 @@ def test_intervals_over_seeds_are_students(frame: Any) -> None:
     assert alone["low"].isna().all() and alone["mean"].notna().all()
 
 
+def test_intervals_are_over_seeds_also_where_settings_are_pooled(frame: Any) -> None:
+    found = eqprop.confidence_intervals(frame, "error_percent", by=["beta"])
+    assert set(found["n"]) == {3}
+    for row in found.to_dict("records"):
+        pooled = [errors_of(row | {"part.adc_bits": bits}) for bits in (8, 10)]
+        seeds = np.mean(pooled, axis=0)
+        low, high = stats.t.interval(0.95, 2, seeds.mean(), stats.sem(seeds))
+        assert np.allclose([row["mean"], row["low"], row["high"]], [seeds.mean(), low, high], rtol=1e-12)
+    assert (
+        len(eqprop.confidence_intervals(frame, "error_percent", by=["beta"], over="part.adc_bits").query("n == 2")) == 3
+    )
+
+
 def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     generator = np.random.default_rng(0)
     draws = generator.normal(3.0, 2.0, size=(2000, 4))
