@@ -37,6 +37,7 @@ def sweep_curves(
     """``y`` over ``x``: means over the seeds, with bands of confidence of the mean, and a dot a seed.
 
     Whatever else varies is averaged over too, and named in the figure: choose ``by`` and ``panels`` to tell it apart.
+    Points without a number for ``x`` (as None, of an ideal machine) are on no curve; the figure says how many.
 
     Args:
         frame: see ``load_sweep``.
@@ -66,8 +67,8 @@ def sweep_curves(
         _tidy(axes)
 
     figure = _multiples(_groups(kept, panels), panels, draw, size=(4.6, 3.4))
-    note = _note(kept, {x, by, panels}, over, level)
-    return _finished(figure, title, note, by)
+    notes = [_note(kept, {x, by, panels}, over, level), _left_out(frame, kept, x, y)]
+    return _finished(figure, title, "; ".join(filter(None, notes)), by)
 
 
 def pareto_figure(
@@ -82,6 +83,8 @@ def pareto_figure(
     title: str | None = None,
 ) -> Figure:
     """Every config (means over the seeds) in the plane of two figures, and the front of those that none betters.
+
+    Points that lack one of the two (as None bits, of an ideal machine) are not in it; the figure says how many.
 
     Args:
         frame: see ``load_sweep``.
@@ -116,7 +119,7 @@ def pareto_figure(
 
     better = [f"{name}: {'higher' if name in maximise else 'lower'} is better" for name in (x, y)]
     figure = _multiples(_groups(kept, panels), panels, draw, size=(4.6, 3.6))
-    return _finished(figure, title, "; ".join(better), by)
+    return _finished(figure, title, "; ".join(filter(None, [*better, _left_out(frame, kept, x, y)])), by)
 
 
 def _multiples(
@@ -162,11 +165,11 @@ def _layer(value: Any) -> str:
 
 
 def _ordered(column: Any) -> list[Any]:
-    """Values once each: numbers and texts by size, layers as they come, what is missing first."""
+    """Values once each: numbers and texts by size, layers as they come, what is missing (often the ideal) last."""
     values = list(dict.fromkeys(None if _missing(v) else v for v in column))
     if column.name == "layer":
         return values
-    return sorted(values, key=lambda v: (v is not None, isinstance(v, str), 0 if v is None else v))
+    return sorted(values, key=lambda v: (v is None, isinstance(v, str), 0 if v is None else v))
 
 
 def _missing(value: Any) -> bool:
@@ -198,6 +201,18 @@ def _note(kept: Any, used: set[str | None], over: str, level: float | None) -> s
     else:
         text = f"mean over {over}" if seeds else ""
     return f"{text}; bands: {level:.0%} confidence of the mean" if level is not None and seeds else text
+
+
+def _left_out(frame: Any, kept: Any, *columns: str) -> str:
+    """Points that are done and in no row that is drawn, and which figure they lack."""
+    shown = set(kept["point"])
+    rows = frame[(frame["status"] == "done") & ~frame["point"].isin(shown)]
+    counts = {}
+    for column in columns:
+        lacking = rows.groupby("point")[column].count() == 0
+        if lacking.any():
+            counts[column] = int(lacking.sum())
+    return "; ".join(f"left out: {n} points without {column}" for column, n in counts.items())
 
 
 def _finished(figure: Figure, title: str | None, note: str, by: str | None) -> Figure:

@@ -144,9 +144,9 @@ def test_several_figures_are_maps_of_scales_of_their_own_with_the_best_of_each_r
     accuracy, *cosines = [axes for axes in figure.axes if axes.images]
     assert [a.get_title() for a in (accuracy, *cosines)] == ["accuracy (%)", "cosine, hidden1", "cosine, output"]
     grid = np.asarray(accuracy.images[0].get_array().filled(np.nan))  # type: ignore[union-attr]
-    assert np.allclose(grid, [[5.5, 4.5, np.nan], [1.5, 3.5, 2.5]], equal_nan=True)
-    assert frames_of(accuracy) == [(-0.5, -0.5), (0.5, 0.5)]  # without bits the first, with 8 bits the second
-    assert all(frames_of(axes) == [(0.5, -0.5), (-0.5, 0.5)] for axes in cosines)
+    assert np.allclose(grid, [[1.5, 3.5, 2.5], [5.5, 4.5, np.nan]], equal_nan=True)
+    assert frames_of(accuracy) == [(0.5, -0.5), (-0.5, 0.5)]  # with 8 bits the second, without bits the first
+    assert all(frames_of(axes) == [(-0.5, -0.5), (0.5, 0.5)] for axes in cosines)
     assert accuracy.images[0].get_clim() == (1.5, 5.5) and cosines[0].images[0].get_clim() == (0.1, 0.5)
     assert "framed: highest or lowest of each row" in figure.get_supxlabel()
 

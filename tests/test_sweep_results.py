@@ -23,7 +23,7 @@ from eqprop._sweep_folder import SweepFolder
 from eqprop._sweep_point import Outcome, Point, plain_result
 from eqprop._sweep_statistics import pareto_front
 from eqprop._sweep_table import unit_of, write_tables
-from tests.sweep_points import Config, figures
+from tests.sweep_points import Config, Part, figures
 
 pytest.importorskip("pandas")
 
@@ -244,6 +244,22 @@ def test_a_front_is_drawn_through_the_best_configs(tmp_path: Path) -> None:
     best = eqprop.pareto_figure(frame, "error_percent", "speed", maximise=("speed",))
     (front,) = [line for line in best.axes[0].lines if line.get_label() == "front"]
     assert len(np.asarray(front.get_xdata())) == 1
+
+
+def test_what_has_no_number_comes_last_and_what_is_left_out_is_told(tmp_path: Path) -> None:
+    ideal = eqprop.grid(Config, beta=[0.1, 0.2], part=[Part()])
+    frame = eqprop.load_sweep(recorded(tmp_path / "s", [*GRID, *ideal, Config(what="raise", part=Part(8))]))
+    curves = drawn(eqprop.sweep_curves(frame, "beta", "error_percent", by="part.adc_bits"))
+    labels = [line.get_label() for line in curves.axes[0].lines if "adc" in str(line.get_label())]
+    assert labels == ["adc_bits 8", "adc_bits 10", "adc_bits none"] and "left out" not in curves.get_supxlabel()
+    shown = drawn(eqprop.sweep_map(frame, "beta", "part.adc_bits", "error_percent"))
+    assert [t.get_text() for t in shown.axes[0].get_yticklabels()] == ["8", "10", "none"]
+    left = "left out: 2 points without part.adc_bits"
+    for figure in (
+        eqprop.pareto_figure(frame, "part.adc_bits", "error_percent"),
+        eqprop.sweep_curves(frame, "part.adc_bits", "error_percent"),
+    ):
+        assert left in figure.get_supxlabel()
 
 
 # -- the scripts -----------------------------------------------------------------------------------------------------
