@@ -21,9 +21,9 @@ def signed(word: int) -> int:
 
 def scrambled(z: Tensor) -> Tensor:
     """Mixes the bits of int64 numbers, one to one; products of int64 wrap."""
-    z = (z ^ _shifted(z, 30)) * signed(_FIRST)
-    z = (z ^ _shifted(z, 27)) * signed(_SECOND)
-    return z ^ _shifted(z, 31)
+    z = _shifted(z, 30).bitwise_xor_(z).mul_(signed(_FIRST))
+    z = _shifted(z, 27).bitwise_xor_(z).mul_(signed(_SECOND))
+    return _shifted(z, 31).bitwise_xor_(z)
 
 
 def row_keys(numbers: Tensor, key: int | Tensor) -> Tensor:
@@ -39,13 +39,13 @@ def normal_of(rows: Tensor, like: Tensor) -> Tensor:
     """
     bits = _bits(rows, like)
     # two halves of 32 bits make one number (Box & Muller 1958)
-    radius = (-2.0 * torch.log(_unit(bits >> 32, 0.5))).sqrt_()
-    return radius.mul_(torch.cos(_unit(bits, 0.0).mul_(2.0 * math.pi))).reshape(like.shape).to(like.dtype)
+    radius = _unit(bits >> 32, 0.5).log_().mul_(-2.0).sqrt_()
+    return radius.mul_(_unit(bits, 0.0).mul_(2.0 * math.pi).cos_()).reshape(like.shape).to(like.dtype)
 
 
 def normal_pairs_of(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Two independent standard normal numbers a key, float32 in the shape of the keys (from ``row_keys``)."""
-    radius = torch.log(_unit(keys >> 32, 0.5)).mul_(-2.0).sqrt_()
+    radius = _unit(keys >> 32, 0.5).log_().mul_(-2.0).sqrt_()
     angle = _unit(keys, 0.0).mul_(2.0 * math.pi)
     return radius * torch.cos(angle), radius * torch.sin(angle)
 
@@ -63,9 +63,10 @@ def _bits(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def _shifted(z: Tensor, n: int) -> Tensor:
-    return (z >> n) & ((1 << (64 - n)) - 1)  # a shift of int64 keeps the sign
+    return (z >> n).bitwise_and_((1 << (64 - n)) - 1)  # a shift of int64 keeps the sign
 
 
 def _unit(bits: Tensor, offset: float) -> Tensor:
     """The low 32 bits as a number in [0, 1], float32."""
-    return (bits & 0xFFFFFFFF).to(torch.float32).add_(offset).mul_(2.0**-32)
+    made = (bits & 0xFFFFFFFF).to(torch.float32)
+    return (made.add_(offset) if offset else made).mul_(2.0**-32)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,31 +96,37 @@ class Array(HeldCells):
         gained: Tensor = self._kept(f"gained{back}", (acting,), lambda: acting * gain)
         return gained
 
-    def input_variances(self) -> dict[str, Tensor]:
-        """Variance of what acts on the way there, ``[heads, tails]``: read noise that was left to the signals, what
-        phases share of it under ``"sample"`` and what they do not under ``"phase"``."""
+    def input_variances(self) -> list[tuple[Tensor, dict[str, float]]]:
+        """Variances of what acts on the way there, ``[heads, tails]``: read noise that was left to the signals. Each
+        with the share of it that phases have in common, ``"sample"``, and that they have not, ``"phase"``, but 0."""
         if self.now is not self:
             return self.now.input_variances()
         if self.layout is None or self.device.reading is None:
             raise ConfigError(f"connection {self.key}: got no read noise, needed CellArray(read_noise=True)")
-        noise, gain = self.device.reading, self._ahead
-        variance, factors = self._read_moments(noise)[1], self.fluctuations.factors(self._write, self.conductance)
+        noise, g = self.device.reading, self.undisturbed()
+        strength, growth, rho = self._strength(noise), self._growth(noise), self._correlation(noise)
+        factors = self.fluctuations.factors(self._write, self.conductance)
 
-        def made(share: float | Tensor) -> Tensor:
-            each = isinstance(share, Tensor)
-            v = variance * share if each else variance
-            for f in factors:
-                v = v * f * f
-            v = v.sum(0).mul_((1 if each else share) / self.scale**2)
-            return v if gain is None else v * gain * gain
+        def made(share: Tensor | None) -> Tensor:
+            moments = self._clipped(noise, g)
+            if moments is None:
+                v = _sum_of_squares([strength, *([g] if noise.relative else []), *factors])
+                v = v.mul_((float(growth) / self.scale) ** 2)
+            else:
+                each = moments[1] if share is None else moments[1] * share
+                for f in factors:
+                    each = each * f * f
+                v = each.sum(0).mul_(1.0 / self.scale**2)
+            return v if self._ahead is None else v.mul_(self._ahead).mul_(self._ahead)
 
-        rho = self._correlation(noise)
-        shares: dict[str, float | Tensor] = {"sample": rho, "phase": 1.0 - rho}
-        return {
-            scope: self._kept(f"input variance {scope}", (variance, rho, *factors), partial(made, share))
-            for scope, share in shares.items()
-            if isinstance(share, Tensor) or share > 0.0
-        }
+        stamp = (g, strength, growth, *factors)
+        if not isinstance(rho, Tensor):
+            v = self._kept("input variance", stamp, partial(made, None))
+            return [(v, {scope: share for scope, share in (("sample", rho), ("phase", 1.0 - rho)) if share > 0.0})]
+        return [
+            (self._kept(f"input variance {scope}", (*stamp, rho), partial(made, share)), {scope: 1.0})
+            for scope, share in (("sample", rho), ("phase", 1.0 - rho))
+        ]
 
     def _acting(self, weight: Tensor) -> Tensor:
         if self.layout is None:
@@ -128,6 +135,12 @@ class Array(HeldCells):
             applied = lambda: self.fluctuations.applied(weight.detach(), self._write)  # noqa: E731
             fluctuating: Tensor = self._kept("acting", stamp, applied)
             return fluctuating
+        # asked for many times in a phase, in which nothing moves
+        moment = (self._write, self._moment.passes, self._moment.phase, self._moment.clock)
+        found: Tensor = self._kept("acting now", moment, self._decoded_now)
+        return found
+
+    def _decoded_now(self) -> Tensor:
         g = self.conductance_now()
         decoded: Tensor = self._kept("acting", (g,), lambda: self.decoded(g))
         return decoded
@@ -142,7 +155,11 @@ class Array(HeldCells):
             raise ConfigError(f"connection {self.key}: got no cells, needed Substrate(cells=CellArray(...))")
         g = self.undisturbed()
         if made.reading is not None:
-            g = self._read_moments(made.reading)[0] if self.noisy_inputs else self._read(made.reading, g)
+            if self.noisy_inputs:
+                moments = self._clipped(made.reading, g)
+                g = g if moments is None else moments[0]
+            else:
+                g = self._read(made.reading, g)
         factors = self.fluctuations.factors(self._write, g)
         if not factors and not layout.wire_ohms:
             return g
@@ -230,15 +247,16 @@ class Array(HeldCells):
 
     def _growth(self, noise: ReadNoise) -> float | Tensor:
         """Of the noise since the last write: one for all cells, or one each."""
-        made = self.device
         if noise.t_read_seconds is None:
             return 1.0
-        at = self._looked_at()
-        least, most = (float(noise.growth(t + made.first_read_seconds)) for t in self.ages(at))
-        if most - least <= 1e-3 * most:  # the strength of a noise need not be known better
-            return most
-        make = lambda: noise.growth(self.age_of_each(at) + made.first_read_seconds)  # noqa: E731
-        growth: Tensor = self._kept("growth", (self._write, at), make)
+        at, first = self._looked_at(), self.device.first_read_seconds
+
+        def made() -> float | Tensor:
+            least, most = (float(noise.growth(t + first)) for t in self.ages(at))
+            # the strength of a noise need not be known better
+            return most if most - least <= 1e-3 * most else noise.growth(self.age_of_each(at) + first)
+
+        growth: float | Tensor = self._kept("growth", (self._write, at), made)
         return growth
 
     def _strength(self, noise: ReadNoise) -> Tensor:
@@ -246,7 +264,7 @@ class Array(HeldCells):
         touched = None if kept is None else self.touched_since(kept[0][0])
 
         def strength(g: Tensor) -> Tensor:
-            q = noise.q(g / made.g_max_siemens)
+            q = noise.q(g, made.g_max_siemens)
             q = q if isinstance(noise.q, InversePower) else q.clamp_(min=0.0)
             return q if noise.relative else q.mul_(made.g_max_siemens)
 
@@ -275,17 +293,17 @@ class Array(HeldCells):
         result: Tensor = self._kept("read", (g, unit, growth, *(d for d, _ in draws)), read)
         return result
 
-    def _read_moments(self, noise: ReadNoise) -> tuple[Tensor, Tensor]:
-        """Mean and variance of a read of every cell, exact also where noise meets a bound."""
-        g = self.undisturbed()
+    def _clipped(self, noise: ReadNoise, g: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of a read of every cell, exact also where noise meets a bound; None where none cuts off
+        anything, so that the mean is ``g`` and the variance that of the noise."""
+        strength, growth = self._strength(noise), self._growth(noise)
+        if not isinstance(growth, Tensor):
+            bound = noise.relative and self._read_bounds == (0.0, None)
+            stamp = (strength,) if bound else (strength, g)
+            if self._kept("far", stamp, lambda: self._distance(noise, g)) > FAR * growth:
+                return None
         unit, growth = self._read_std(noise, g)
-        far = self._kept("far", (unit, g), lambda: self._distance(noise, g, unit))
-
-        def moments() -> tuple[Tensor, Tensor]:
-            if not isinstance(growth, Tensor) and far > FAR * growth:
-                return g, (unit * unit).mul_(growth * growth)
-            return clipped_moments(g, unit * growth, *self._read_bounds)
-
+        moments = lambda: clipped_moments(g, unit * growth, *self._read_bounds)  # noqa: E731
         result: tuple[Tensor, Tensor] = self._kept("moments", (g, unit, growth), moments)
         return result
 
@@ -294,11 +312,12 @@ class Array(HeldCells):
         made = self.device
         return (made.g_min_siemens, made.g_max_siemens) if made.hard_range else (0.0, None)
 
-    def _distance(self, noise: ReadNoise, g: Tensor, unit: Tensor) -> float:
-        """The least distance of a conductance from the bounds of a read, in units of ``unit``."""
+    def _distance(self, noise: ReadNoise, g: Tensor) -> float:
+        """The least distance of a conductance from the bounds of a read, in standard deviations before they grow."""
         low, high = self._read_bounds
         if noise.relative and low == 0.0 and high is None:
             return 1.0 / max(float(self._strength(noise).max()), 1e-30)
+        unit = self._read_std(noise, g)[0]
         room = g - low if high is None else torch.minimum(g - low, high - g)
         return float((room / unit).nan_to_num_(nan=torch.inf).min())  # nothing to cut off where there is no noise
 
@@ -323,6 +342,16 @@ class Array(HeldCells):
         if self.layout is None:
             return ""
         return f"{self.device.name}, {self.layout.mapping}, weights to {self.weight_range:.3g}"
+
+
+def _sum_of_squares(factors: Sequence[Tensor]) -> Tensor:
+    """Of a product ``[cells, ...]``, over the cells of each parameter."""
+    # a cell at a time: half of a pair stays in a cache
+    first, *rest = (reduce(torch.mul, parts) for parts in zip(*factors, strict=True))
+    total: Tensor = first * first
+    for other in rest:
+        total.addcmul_(other, other)
+    return total
 
 
 def _replaced(old: Tensor, cells: Tensor, new: Tensor) -> Tensor:

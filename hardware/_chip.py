@@ -72,6 +72,7 @@ class Chip(Mixin, Network):
         self._given: Tensor | None = None
         self._driven: list[Drive] = []  # the last two, as they were made
         self._shifts: tuple[Any, tuple[Tensor | None, ...]] = (None, ())
+        self._shifted: tuple[Any, Drive | None, Drive | None] = (None, None, None)
         self._rest: Tensor | None = None  # the output layer at the free equilibrium, as read
         self._sourced: tuple[Any, Any] = (None, None)
         self._last: tuple[System, Drive, Any] | None = None
@@ -290,8 +291,8 @@ class Chip(Mixin, Network):
         return super().new_cache(products, paired)
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        if self._undisturbed and not self._moves:
-            return super().block_inputs(state, drive, block, cache)
+        if self._undisturbed:
+            return super().block_inputs(state, self._now(drive, state), block, cache)
         z = self._mean_inputs(state, drive, block, cache)
         if self._thermal and not self._in_time:
             for i, l in enumerate(block):
@@ -324,12 +325,7 @@ class Chip(Mixin, Network):
         return self._thermal
 
     def _mean_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        z = super().block_inputs(state, drive, block, cache)
-        shifts = self._shift(drive)
-        if shifts is not None:
-            for i, l in enumerate(block):
-                if (shift := shifts[l]) is not None:
-                    z[i] = z[i] + _repeated(shift, len(z[i]), paired=drive.x.numel() == 0)
+        z = super().block_inputs(state, self._now(drive, state), block, cache)
         if self._supply is not None:
             for i, l in enumerate(block):
                 if (sag := self._supply.shift(state, l, self._nudged, drive.x.numel() == 0)) is not None:
@@ -410,10 +406,23 @@ class Chip(Mixin, Network):
             total = [t.add_(s) for t, s in zip(total, layers, strict=True)]
         return tuple(t.div_(thermal.window_sweeps) for t in total)
 
-    def _shift(self, drive: Drive) -> tuple[Tensor | None, ...] | None:
+    def _now(self, drive: Drive, state: State) -> Drive:
+        """The drive of such a state, less what it was at the conductances with which the pass began, and with what it
+        is at those of this phase."""
+        moment = self._moment
+        if not self._moves or moment.phase == 0 or not self._driven:
+            return drive
+        rows = state[0].shape[0]
+        stamp = (moment.passes, moment.phase, rows, torch.is_grad_enabled())
+        if self._shifted[1] is not drive or self._shifted[0] != stamp:  # one for all sweeps of a relaxation
+            shifts, paired = self._shift(drive), drive.x.numel() == 0
+            pairs = zip(drive.terms, shifts, strict=True)
+            terms = tuple(t if shift is None else t + _repeated(shift, rows, paired=paired) for t, shift in pairs)
+            self._shifted = (stamp, drive, drive._replace(terms=terms))
+        return self._shifted[2] or drive
+
+    def _shift(self, drive: Drive) -> tuple[Tensor | None, ...]:
         """What the contribution of the clamped input has changed by since the pass began, ``[batch, *shape]``."""
-        if not self._moves or self._moment.phase == 0 or not self._driven:
-            return None
         made = next((d for d in self._driven if d.x is drive.x), self._driven[0])
         stamp = (self._moment.passes, self._moment.phase, id(made))
         if self._shifts[0] != stamp:

@@ -25,11 +25,13 @@ def clipped_moments(mean: Tensor, std: Tensor, low: float, high: float | None) -
         low, high: bounds, None for none above.
     """
     safe = std.clamp(min=torch.finfo(std.dtype).tiny)
-    a = ((mean - low) / safe).clamp_(max=9.0)  # beyond, nothing is left in any precision
+    # beyond, nothing is left; not further, as arithmetic is slow where the squares of what is left are not normal
+    nothing = 9.0 if std.dtype == torch.float64 else 7.0
+    a = ((mean - low if low else mean) / safe).clamp_(max=nothing)
     first, second = _cut(a)
     second += 1.0
     if high is not None:
-        shift, more = _cut(((high - mean) / safe).clamp_(max=9.0))
+        shift, more = _cut(((high - mean) / safe).clamp_(max=nothing))
         first -= shift
         second += more
     variance = second.sub_(first * first).clamp_(min=0.0).mul_(std).mul_(std)

@@ -111,11 +111,12 @@ class Device(Pulsed):
             )
         g = self.nearest_level(g_target)
         if self.programming is not None:
-            x = self._relative(g)
-            error = self.programming.std(x).clamp_(min=0.0).mul_(normal(g.shape, generator, g))
-            if self.programming.bias != constant(0.0):
-                error = error.add_(self.programming.bias(x))
-            g = error.mul_(self.g_max_siemens).add_(g)
+            unit, bias = self.g_max_siemens, self.programming.bias
+            std, drawn = self.programming.std(g, unit).clamp_(min=0.0), normal(g.shape, generator, g)
+            if bias == constant(0.0):
+                g = torch.addcmul(g, std, drawn, value=unit, out=std)
+            else:
+                g = torch.add(g, std.mul_(drawn).add_(bias(g, unit)), alpha=unit)
         return self._bounded(g, cells, owned=g is not g_target)
 
     def nearest_level(self, g: Tensor) -> Tensor:
@@ -270,8 +271,7 @@ class Device(Pulsed):
             g = g.clamp(min=0.0)
         if cells is None:
             return g
-        within = torch.minimum(g, cells.high_siemens, out=g if owned else None)
-        return torch.maximum(within, cells.low_siemens, out=within)
+        return torch.clamp(g, cells.low_siemens, cells.high_siemens, out=g if owned else None)
 
 
 _PARTS: dict[str, type] = {

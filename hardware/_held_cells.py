@@ -14,6 +14,7 @@ from hardware._mapping import Mapping
 from hardware._moment import Kept, Moment
 from hardware._pulsed_cells import PulsedCells
 from hardware._streams import Streams
+from hardware._write_times import WriteTimes
 
 _COUNTS = ("writes", "pulses", "clipped")
 
@@ -28,12 +29,10 @@ class HeldCells(PulsedCells):
         mapping: how parameters become cells.
         conductance: of the cells as they were written, ``[cells, ...]`` siemens; a pair of cells a parameter, or one.
         requested: the parameter that the cells were last asked to hold.
-        written: nanoseconds on the chip's clock of the last write of every cell.
         counts: writes and pulses of single cells, and parameters that a write clipped; so far.
     """
 
     requested: Tensor
-    written: Tensor
     counts: Tensor
     mapping: Mapping
 
@@ -59,7 +58,7 @@ class HeldCells(PulsedCells):
         self._hold_cells(cells, weight.device)
         self._hold_conductance(weight.new_zeros(shape))
         self.register_buffer("requested", torch.full_like(weight, torch.nan))
-        self.register_buffer("written", torch.zeros(shape, dtype=torch.int64, device=weight.device))
+        self._written = WriteTimes(torch.zeros(shape, dtype=torch.int64, device=weight.device))
         self.register_buffer("counts", torch.zeros(len(_COUNTS), dtype=torch.int64, device=weight.device))
         self.write(weight)
 
@@ -106,11 +105,14 @@ class HeldCells(PulsedCells):
             require_finite(self.key, weight)
         before = self._kept("targets", (self._write,), lambda: self.targets(self.requested))
         now = self.targets(weight)
-        touched = (now - before).ne_(0.0)  # NaN, as at first, differs from everything
+        self._kept.drop("targets")
+        touched = torch.sub(now, before, out=before).ne_(0.0)  # NaN, as at first, differs from everything
         least, most = self.mapping.bounds
-        count = int(touched.sum(dtype=torch.float64))
+        rows = touched.sum(-1, dtype=torch.promote_types(touched.dtype, torch.float32))  # exact, and fast
+        count = int(rows.sum(dtype=torch.float64))
         if count == 0:  # as after a checkpoint, or another precision
             self.requested.copy_(weight)
+            self._kept("targets", (self._write,), lambda: now)
             return False
         if low < least or high > most:
             outside = self.mapping.outside(weight)
@@ -123,7 +125,7 @@ class HeldCells(PulsedCells):
         if self._hidden is not None and self.layout is not None and self.layout.programming:
             seen = torch.where(cells.stuck, g, self.device.apparent(g, draws))
         self.counts[0] += count
-        self._settle(g, seen, None if count == touched.numel() else touched, self._moment.clock + lasts)
+        self._settle(g, seen, touched, count / touched.numel(), self._moment.clock + lasts)
         self.requested.copy_(weight)
         self._kept("targets", (self._write,), lambda: now)
         return True
@@ -142,32 +144,23 @@ class HeldCells(PulsedCells):
         self._write += 1
 
     @torch.no_grad()
-    def _settle(self, hidden: Tensor, seen: Tensor, touched: Tensor | None, over: int) -> None:
-        """Take conductances over where cells were ``touched``, 1.0 or 0.0 each (None: all), whose clocks restart at the
-        time ``over``."""
+    def _settle(self, hidden: Tensor, seen: Tensor, touched: Tensor, share: float, over: int) -> None:
+        """Take conductances over where cells were ``touched``, 1.0 or 0.0 each, a share of all; their clocks restart at
+        the time ``over``."""
         held = [(self.conductance, seen)] + ([] if self._hidden is None else [(self._hidden, hidden)])
         for own, new in held:
-            own.copy_(new) if touched is None else own.lerp_(new, touched)  # one or the other, bit for bit
-        if touched is None:
-            self.written.fill_(over)
-            self._kept("written", (self._write,), lambda: [over] * 2)
-        else:
-            self._restart(touched, over)
-        self.touch(touched)
+            own.copy_(new) if share == 1.0 else own.lerp_(new, touched)  # one or the other, bit for bit
+        self.restart(None if share == 1.0 else touched, over)
 
-    def _restart(self, touched: Tensor, over: int) -> None:
-        if 0.1 < float(touched.mean()) < 0.9:  # branches are slow where the mask has no pattern, and arithmetic is not
-            self.written.add_((over - self.written).mul_(touched.to(torch.int64)))
-        else:
-            self.written.masked_fill_(touched.bool(), over)
-
-    def touch(self, cells: Tensor | None) -> None:
-        """Say which cells the last write touched, so that what is kept of the others need not be made anew.
+    def restart(self, touched: Tensor | None, over: int) -> None:
+        """Let the clocks of cells start at the time ``over``; what is kept of the others need not be made anew.
 
         Args:
-            cells: 1.0 or 0.0 in the shape of the conductances, or numbers of cells ``[n]``, int64; None for all.
+            touched: 1.0 or 0.0 in the shape of the conductances, or numbers of cells ``[n]``, int64; None for all.
+            over: nanoseconds on the chip's clock.
         """
-        self._touched = (self._write, cells)
+        self._written.restart(touched, over)
+        self._touched = (self._write, touched)
 
     def touched_since(self, write: int) -> Tensor | None:
         """The cells touched since that write, where it was the last but one; None for all, or where it is not known."""
@@ -191,18 +184,50 @@ class HeldCells(PulsedCells):
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
+    @property
+    def written(self) -> Tensor:
+        """Nanoseconds on the chip's clock of the last write of every cell, ``[cells, ...]`` int64; a copy."""
+        return self._written.of_each
+
+    @written.setter
+    def written(self, at: Tensor) -> None:
+        self._written.put(at)
+        self._kept.drop("written")
+
     def ages(self, clock: int) -> tuple[float, float]:
         """Seconds from the last write of a cell to that time on the chip's clock: the least and the greatest, or 0."""
-        first, last = self._kept("written", (self._write,), lambda: [int(v) for v in torch.aminmax(self.written)])
+        first, last = self._kept("written", (self._write,), self._written.span)
         return max(clock - last, 0) * 1e-9, max(clock - first, 0) * 1e-9
 
     def age_of_each(self, clock: int) -> Tensor:
         """The same of every cell, ``[cells, ...]``."""
-        return (clock - self.written).clamp_(min=0).to(self.conductance.dtype).mul_(1e-9)
+        return self._written.seconds_since(clock, self.conductance.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self.forget()  # of another device or precision
+        if self.layout is not None:
+            self.written = fn(self.written)
         return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.layout is not None:
+            destination[f"{prefix}written"] = self.written
+
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: str, metadata: Any, strict: bool, missing: Any, unexpected: Any, errors: Any
+    ) -> None:
+        key = f"{prefix}written"
+        given = state_dict.pop(key, None) if self.layout is not None else None  # of the copy that torch makes
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+        if given is not None and given.shape != self.conductance.shape:
+            errors.append(
+                f"{key}: got {tuple(given.shape)}, needed {tuple(self.conductance.shape)}, a time of each cell"
+            )
+        elif given is not None:
+            self.written = given.to(self.conductance.device, torch.int64)
+        elif self.layout is not None:
+            missing.append(key)
 
     def forget(self) -> None:
         """Drop all that is kept between moments; it will be made again."""

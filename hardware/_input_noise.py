@@ -21,6 +21,7 @@ from eqprop._network import Drive
 from hardware._array import Array
 from hardware._cell_array import CellArray
 from hardware._moment import Kept, Moment
+from hardware._scoped_draws import mixed
 from hardware._streams import Streams
 
 
@@ -86,9 +87,11 @@ class InputNoise:
     def _noise(self, array: Array, x: Tensor, keys: Tensor) -> Tensor:
         """``[batch, heads]``."""
         parts = []
-        for scope, variance in array.input_variances().items():
-            std: Tensor = self._kept(f"std {array.key}.{scope}", (x, variance), partial(_std, x, variance))
-            parts.append(std * self._drawn(scope, f"read.signal/{array.now.key}.{scope}", keys, std))
+        for n, (variance, shares) in enumerate(array.input_variances()):
+            std: Tensor = self._kept(f"std {array.key}.{n}", (x, variance), partial(_std, x, variance))
+            source = f"read.signal/{array.now.key}"
+            drawn = [(self._drawn(at, f"{source}.{at}", keys, std), share**0.5) for at, share in shares.items()]
+            parts.append(std * mixed(drawn))
         return parts[0] if len(parts) == 1 else torch.add(*parts)
 
     def _drawn(self, scope: str, source: str, keys: Tensor, like: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Mapping:
 
     def decoded(self, conductance: Tensor) -> Tensor:
         """The parameter that conductances ``[cells, ...]`` stand for, ``[...]``."""
-        return (conductance[0] - conductance[1]).div_(self.scale)
+        return (conductance[0] - conductance[1]).mul_(1.0 / self.scale)
 
     def outside(self, weight: Tensor) -> Tensor:
         """Whether a parameter lies beyond what its cells can hold, and will be clipped; bool ``[...]``."""
@@ -56,8 +56,9 @@ class Mapping:
 
     def _pair(self, weight: Tensor, at_zero: float, share: float) -> Tensor:
         """``at_zero +- share s W``, within the range."""
-        both = torch.stack([weight, weight]).mul_(share * self.scale)
-        both[1].neg_()
+        both = weight.new_empty((2, *weight.shape))
+        for cell, sign in zip(both, self.signs, strict=True):
+            torch.mul(weight.detach(), sign * share * self.scale, out=cell)
         return both.add_(at_zero).clamp_(self.g_min_siemens, self.g_max_siemens)
 
 

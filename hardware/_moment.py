@@ -52,12 +52,19 @@ class Kept:
         """The value of that name with its stamp, or None."""
         return self._values.get(name)
 
+    def drop(self, name: str) -> None:
+        """Forget the value of that name."""
+        self._values.pop(name, None)
+
     def clear(self) -> None:
         """Forget everything, as for another device or precision."""
         self._values.clear()
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    return len(a) == len(b) and all(
-        p is q or not (isinstance(p, Tensor) or isinstance(q, Tensor)) and p == q for p, q in zip(a, b, strict=True)
-    )
+    if len(a) != len(b):
+        return False
+    for p, q in zip(a, b, strict=True):  # a loop: this runs often
+        if p is not q and (isinstance(p, Tensor) or isinstance(q, Tensor) or p != q):
+            return False
+    return True

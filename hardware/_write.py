@@ -224,8 +224,7 @@ class WritePath:
         array.counts[1] += both * pulses.counts.sum()
         if law.one_way:
             touched = torch.cat([touched, self._refresh(key, array, pulses.where)])
-        array.written.view(-1).index_fill_(0, touched, self._chip._moment.clock)
-        array.touch(touched)
+        array.restart(touched, self._chip._moment.clock)
         self._take_over(key, array, None if written_by_others else pulses.where)
 
     def _counts(self, key: str, at: tuple[int, ...], n: Tensor) -> Tensor:

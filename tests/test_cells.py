@@ -145,13 +145,13 @@ def test_what_was_written_before_pulses_are_not_kept() -> None:
     optimizer = torch.optim.SGD(chip.parameters(), lr=0.01)
     chip.write_path(optimizer, mode="sign")
     array, held = chip.arrays["hidden1-hidden2"], []
-    touch = array.touch
+    restart = array.restart
 
-    def watched(cells: torch.Tensor) -> None:
+    def watched(cells: torch.Tensor, over: int) -> None:
         held.append(weakref.ref(cells))
-        touch(cells)
+        restart(cells, over)
 
-    array.touch = watched
+    array.restart = watched
     for _ in range(5):
         for p in chip.parameters():
             p.grad = torch.ones_like(p)
@@ -228,15 +228,20 @@ def test_cells_of_several_ages_share_what_their_own_age_leaves_them() -> None:
     old: list[float] = []
     young: list[float] = []
     x = torch.rand(2, 60, generator=seeded(), dtype=torch.float64)
+
+    def rejuvenate() -> None:
+        written = array.written
+        written[:, :20] = chip._moment.clock  # as young as they can be
+        array.written = written
+        array._kept.clear()
+
     for _ in range(30):
         chip.drive(x)
-        array.written[:, :20] = chip._moment.clock  # as young as they can be
-        array._kept.clear()
+        rejuvenate()
         found = []
         for phase in range(2):
             chip.begin_phase(phase)
-            array.written[:, :20] = chip._moment.clock
-            array._kept.clear()
+            rejuvenate()
             found.append(array.conductance_now() - array.conductance)
         for rows, values in ((slice(20), young), (slice(20, None), old)):
             a, b = (f[:, rows].flatten() for f in found)
