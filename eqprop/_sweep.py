@@ -153,9 +153,9 @@ def sweep(
         held = SweepFolder.create(folder, run=name, config=config, version=version)
         recorded = held.read()
         for path, why in held.damaged.items():
-            held.set_aside(path)
+            kept = held.set_aside(path)
             warnings.warn(
-                f"{path} is damaged ({why}); it is kept as {path.stem}.damaged, and its point is computed again",
+                f"{path} is damaged ({why}); it is kept as {kept.name}, and its point is computed again",
                 SweepWarning,
                 stacklevel=2,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -121,9 +122,12 @@ class SweepFolder:
         self.damaged, self.others = {}, 0
         return {r.outcome.key: r for path, r in self._files() if r is not None}
 
-    def set_aside(self, path: Path) -> None:
-        """Rename a damaged file, so that its point is computed again and nothing is thrown away."""
-        path.replace(path.with_suffix(".damaged"))
+    def set_aside(self, path: Path) -> Path:
+        """Rename a damaged file, so that its point is computed again and nothing is thrown away; its new path."""
+        names = (path.with_suffix(f".damaged{'' if n == 1 else f'-{n}'}") for n in itertools.count(1))
+        kept = next(name for name in names if not name.exists())
+        path.replace(kept)
+        return kept
 
     def _paths(self) -> list[Path]:
         return sorted(p for p in (self.folder / "points").glob("*.json") if _NAME.fullmatch(p.name))
@@ -131,21 +135,37 @@ class SweepFolder:
     def _files(self) -> Iterator[tuple[Path, Recorded | None]]:
         for path in self._paths():
             try:
-                body = json.loads(path.read_bytes())
-                checksum = body.pop("sha256")
-                if body["format"] != POINT_FORMAT:
-                    raise ValueError(f"format {body['format']!r}, needed {POINT_FORMAT!r}")
-                if _checksum(body) != checksum or body["key"] != path.stem or body["status"] not in STATUSES:
-                    raise ValueError("changed since it was written: its checksum is another")
-                if body["version"] != self.identity["version"]:
-                    self.others += 1
-                    continue
-                names = {f.name for f in dataclasses.fields(Outcome)}
-                outcome = Outcome(**{k: v for k, v in body.items() if k in names})
-                yield path, Recorded(body["config"], outcome, body.get("code"))
-            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                body = _body(path)
+            except (OSError, ValueError) as error:
                 self.damaged[path] = str(error)
                 yield path, None
+                continue
+            if body["version"] != self.identity["version"]:
+                self.others += 1
+                continue
+            names = {f.name for f in dataclasses.fields(Outcome)}
+            outcome = Outcome(**{k: v for k, v in body.items() if k in names})
+            yield path, Recorded(body["config"], outcome, body.get("code"))
+
+
+def _body(path: Path) -> dict[str, Any]:
+    """What the file of a point says. Raises ValueError if it is damaged."""
+    body = json.loads(path.read_bytes())
+    if not isinstance(body, dict):
+        raise ValueError(f"is no mapping but a {type(body).__name__}")
+    missing = [name for name in ("format", "sha256", "key", "status", "version", "config") if name not in body]
+    if missing:
+        raise ValueError(f"lacks {missing[0]}")
+    if body["format"] != POINT_FORMAT:
+        raise ValueError(f"format {body['format']!r}, needed {POINT_FORMAT!r}")
+    checksum = body.pop("sha256")
+    if _checksum(body) != checksum:
+        raise ValueError("changed since it was written: its checksum is another")
+    if body["key"] != path.stem:
+        raise ValueError(f"is of point {body['key']}")
+    if body["status"] not in STATUSES:
+        raise ValueError(f"status {body['status']!r}, needed one of {', '.join(STATUSES)}")
+    return body
 
 
 def _checksum(body: dict[str, Any]) -> str:

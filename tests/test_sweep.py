@@ -421,20 +421,49 @@ def _compiled(source: str) -> Any:
     return namespace["run"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a number changed", "emptied"])
+DAMAGES: dict[str, tuple[Any, str]] = {
+    "truncated": (lambda text: text[:-40], r"damaged \(.*column"),
+    "a number changed": (lambda text: text.replace("0.5", "0.6", 1), "its checksum is another"),
+    "emptied": (lambda text: "", "Expecting value"),
+    "a list": (lambda text: f"[{text}]", "is no mapping but a list"),
+    "a key less": (
+        lambda text: json.dumps({k: v for k, v in json.loads(text).items() if k != "sha256"}),
+        "lacks sha256",
+    ),
+    "another format": (lambda text: text.replace("sweep-point/1", "sweep-point/9"), "needed 'eqprop-sweep-point/1'"),
+    "bytes": (lambda text: b"\x80" + text.encode(), "can't decode"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_point_is_named_kept_and_computed_again(tmp_path: Path, calm: Path, damage: str) -> None:
     out = tmp_path / "s"
     shutil.copytree(calm, out)
     whole = (out / "table.csv").read_bytes()
     path = sorted((out / "points").iterdir())[5]
-    text = path.read_text()
-    path.write_text({"truncated": text[:-40], "emptied": "", "a number changed": text.replace("0.5", "0.6", 1)}[damage])
-    assert path.read_text() != text
+    change, why = DAMAGES[damage]
+    damaged = change(path.read_text())
+    path.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
     with pytest.warns(SweepWarning, match=path.name):
         assert len(set(eqprop.load_sweep(out)["point"])) == len(POINTS) - 1
-    with pytest.warns(SweepWarning, match=f"{path.stem}.damaged"):
+    with pytest.warns(SweepWarning, match=f"{why}.*{path.stem}.damaged"):
         assert eqprop.sweep(run, POINTS, out=out, **QUIET).computed == 1
     assert path.with_suffix(".damaged").exists() and (out / "table.csv").read_bytes() == whole
+
+
+def test_a_file_of_another_point_is_damaged_and_a_second_damage_is_kept_beside_the_first(
+    tmp_path: Path, calm: Path
+) -> None:
+    out = tmp_path / "s"
+    shutil.copytree(calm, out)
+    first, other = sorted((out / "points").iterdir())[:2]
+    for text, suffix in (("first", ".damaged"), ("second", ".damaged-2"), (other.read_text(), ".damaged-3")):
+        first.write_text(text)
+        why = f"is of point {other.stem}" if text.startswith("{") else "Expecting value"
+        with pytest.warns(SweepWarning, match=f"{why}.*{first.stem}{suffix},"):
+            eqprop.sweep(run, POINTS[:1], out=out, **QUIET)
+        assert first.with_suffix(suffix).read_text() == text
+    assert first.with_suffix(".damaged").read_text() == "first"
 
 
 # -- several points at once, devices, progress -----------------------------------------------------------------------
