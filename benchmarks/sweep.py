@@ -41,6 +41,12 @@ def options() -> argparse.ArgumentParser:
         f"  python -m {MODULE} runs/map --plot x=rule.beta y=test_error_percent by=substrate.adc_bits\n"
         f"  python -m {MODULE} runs/map --plot map x=rule.beta y=substrate.adc_bits value=gradient_cosine_after "
         "panels=layer\n"
+        "\non Slurm, one job that starts a scheduler and a worker a task (more of it in eqprop/_sweep_dask.py):\n"
+        "  #SBATCH --ntasks=16 --cpus-per-task=2 --mem-per-cpu=2G --time=4:00:00\n"
+        "  export OMP_NUM_THREADS=1 PYTHONPATH=$PWD\n"
+        "  dask scheduler --scheduler-file $SLURM_JOB_ID.json &\n"
+        "  srun dask worker --scheduler-file $SLURM_JOB_ID.json --nthreads 1 --nworkers 1 --no-dashboard &\n"
+        f"  python -m {MODULE} mnist --set ... --out runs/map --scheduler $SLURM_JOB_ID.json\n"
         "\nThe same command again computes what is missing. A module of yours with a frozen dataclass Config and a\n"
         "function run(config) can be swept by its dotted name. Exit status: 0; 1 if a point failed; 2 for a mistake."
     )
@@ -109,8 +115,18 @@ def points_of(arguments: argparse.Namespace, what: Any) -> list[Any]:
     return eqprop.grid(base, **fields)
 
 
+def _require_target(name: str) -> None:
+    """Raises ConfigError for what is meant as a folder, where that has no sweep."""
+    folder = Path(name)
+    if folder.is_dir() and (len(folder.parts) > 1 or name not in MODULES):
+        raise ConfigError(f"{name}: got a folder without a sweep (no sweep.json), needed one, or {', '.join(MODULES)}")
+    if len(folder.parts) > 1:
+        raise ConfigError(f"{name}: there is no such folder; to begin a sweep write NAME ... --out {name}")
+
+
 def compute(arguments: argparse.Namespace) -> eqprop.SweepReport:
     """Run the sweep."""
+    _require_target(arguments.what)
     what = target(arguments.what)
     out = arguments.out or Path("runs") / f"sweep-{arguments.what.rpartition('.')[2]}"
     engine: Any = arguments.engine
@@ -160,7 +176,7 @@ def main(arguments: argparse.Namespace) -> None:
     made = None if existing else compute(arguments)
     folder = Path(arguments.what) if made is None else made.folder
     if existing and not plots and not arguments.record:
-        print(eqprop.load_sweep(folder).to_string())
+        print(eqprop.load_sweep(folder, varying=True).to_string())
     if plots or arguments.record:
         frame, run = eqprop.load_sweep(folder), Run(folder, {})
         for wanted in plots:

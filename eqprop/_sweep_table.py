@@ -175,7 +175,7 @@ def _array(values: list[Any]) -> Any:
     return np.array([_cell(v) for v in values], dtype=h5py.string_dtype())
 
 
-def load_sweep(path: str | Path, *, costs: bool = False) -> pandas.DataFrame:
+def load_sweep(path: str | Path, *, costs: bool = False, varying: bool = False) -> pandas.DataFrame:
     """The table of a sweep's folder, also of one that is still running.
 
     Rows: a point, and a point and layer where results are given by layer; see ``point``, ``status`` ("done", or why a
@@ -185,6 +185,7 @@ def load_sweep(path: str | Path, *, costs: bool = False) -> pandas.DataFrame:
     Args:
         path: folder of the sweep.
         costs: also ``wall_seconds``, ``peak_memory_bytes`` and ``members`` (points that were run together).
+        varying: of the config only the fields that have several values.
 
     Raises:
         RunFolderError: no sweep there. ConfigError: pandas is not installed.
@@ -200,7 +201,9 @@ def load_sweep(path: str | Path, *, costs: bool = False) -> pandas.DataFrame:
         warnings.warn(f"{folder.folder}: left out what is damaged ({names})", SweepWarning, stacklevel=2)
     table = table_of(records.values(), costs=costs)
     frame = pandas.DataFrame({name: [row.get(name) for row in table.rows] for name in table.columns})
-    frame.attrs = {"config": table.config, "results": table.results}
+    kept = [n for n in table.config if not varying or frame[n].nunique(dropna=False) > 1]
+    frame = frame.drop(columns=[n for n in table.config if n not in kept])
+    frame.attrs = {"config": kept, "results": table.results}
     return frame
 
 

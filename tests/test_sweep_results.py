@@ -112,6 +112,13 @@ def test_the_order_of_rows_does_not_depend_on_the_order_of_computing(tmp_path: P
     assert settings == sorted(settings)
 
 
+def test_of_the_config_only_what_varies_is_shown_when_asked(folder: Path, frame: Any) -> None:
+    short = eqprop.load_sweep(folder, varying=True)
+    assert list(short.columns) == [c for c in frame.columns if c != "marks"]
+    assert short.attrs["config"] == ["beta", "seed", "part.adc_bits", "part.noise", "what"]
+    assert len(short) == len(frame) and short.attrs["results"] == frame.attrs["results"]
+
+
 def test_costs_are_shown_when_asked(folder: Path, frame: Any) -> None:
     costs = eqprop.load_sweep(folder, costs=True)
     assert costs["wall_seconds"].sum() == len(GRID) and "wall_seconds" not in frame
@@ -379,6 +386,25 @@ def test_words_are_numbers_texts_tuples_and_none() -> None:
     assert _sweep_words.values("8,1e-3,none,True,ep,(0.3, 0.1),[1,2],784-12-10") == [
         8, 1e-3, None, True, "ep", (0.3, 0.1), (1, 2), "784-12-10"
     ]  # fmt: skip
+
+
+def test_a_folder_without_a_sweep_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no such folder" in refused(capsys, str(tmp_path / "typo"))
+    assert "there is no such folder" in refused(capsys, "runs/typo", "--plot", "x=a", "y=b")
+    assert "got a folder without a sweep" in refused(capsys, str(tmp_path))
+
+
+def test_the_table_that_is_printed_has_what_varies(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script(str(folder))
+    printed = capsys.readouterr().out
+    assert "part.adc_bits" in printed and "marks" not in printed
+
+
+def test_help_has_a_recipe_for_slurm(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script("--help")
+    shown = capsys.readouterr().out
+    assert "#SBATCH" in shown and "--scheduler $SLURM_JOB_ID.json" in shown
 
 
 def test_a_sweep_is_recorded_with_its_table(
