@@ -11,13 +11,13 @@ from torch import Tensor
 from eqprop._network import Cache, Drive, State, System
 
 if TYPE_CHECKING:
-    from hardware._chip import Chip
+    from hardware._chip_phases import ChipPhases
 
 
 class Sourced(System):
     """A system that a network made of itself, nudged by the chip's source."""
 
-    def __init__(self, system: System, chip: Chip) -> None:
+    def __init__(self, system: System, chip: ChipPhases) -> None:
         self.shapes, self.activations, self.blocks = system.shapes, system.activations, system.blocks
         self.affine, self.holomorphic, self.bath = system.affine, system.holomorphic, system.bath
         self._system, self._chip = system, chip

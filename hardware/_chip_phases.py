@@ -1,0 +1,218 @@
+"""How the passes and phases of a chip begin and end: what is written, drawn and read, and when."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from eqprop._errors import DataError
+from eqprop._graph import GraphNetwork
+from eqprop._network import Drive, Network, State, System
+from hardware._array import Array, OnChip
+from hardware._input_noise import InputNoise
+from hardware._mixing import Mixin
+from hardware._moment import Moment
+from hardware._rails import Rail
+from hardware._reading import Reading
+from hardware._streams import Streams
+
+if TYPE_CHECKING:
+    from hardware._substrate import Substrate
+
+_AT_REST: dict[str, Any] = {"_in_time": False, "_conversions": 0, "_sourced": (None, None), "_last": None}
+
+
+class ChipPhases(Mixin, Network):
+    """Base of ``Chip``: its clock and counters, and what each pass and each relaxation sees of its arrays."""
+
+    substrate: Substrate
+    seed: int
+    streams: Streams
+    _input_noise: InputNoise | None
+    _reading: Reading | None
+    _supply: Rail | None
+
+    def _fabricate(self, substrate: Substrate, seed: int) -> None:
+        self.substrate, self.streams = substrate, Streams(seed)
+        self.seed = self.streams.seed
+        self._moment = Moment(phase_time=round(substrate.timing.phase_seconds * 1e9))
+        self._fresh = True
+        self._keys: Tensor | None = None
+        self._input_noise = self._reading = self._supply = None
+        self._windowed = substrate.thermal is not None and substrate.thermal.window_sweeps > 1
+        self._moves = False  # whether arrays change between phases
+        self._given: Tensor | None = None
+        self._driven: list[Drive] = []  # the last two, as they were made
+        self._shifts: tuple[Any, tuple[Tensor | None, ...]] = (None, ())
+        self._shifted: tuple[Any, Drive | None, Drive | None] = (None, None, None)
+        self._rest: Tensor | None = None  # the output layer at the free equilibrium, as read
+        self._sourced: tuple[Any, Any] = (None, None)
+        self._last: tuple[System, Drive, Any] | None = None
+        self._steps: dict[int, int] = {}
+        self._nudged = False  # whether a phase after the free one runs
+        self._in_time = False  # whether the relaxation takes its noise from the bath, instead of a sweep at a time
+        self._conversions = 0
+        self.stacks_phases = self.stacks_phases and not substrate.changes_between_phases
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by the key of their connection."""
+        if not isinstance(self, GraphNetwork):
+            return {}
+        return {k: c.array for k in self.connections if isinstance(c := self.connection(k), OnChip)}
+
+    def weight_of(self, key: str) -> Tensor:
+        """The parameter that the array of that key holds."""
+        return self.get_parameter(f"connections.{key}.weight")
+
+    @torch.no_grad()
+    def common_drift(self) -> Tensor:
+        """What time and temperature have made of all cells together in this phase, 0-d: the sum of their conductances
+        over that of those written; 1 without cells."""
+        held = [a for a in self.arrays.values() if a.layout is not None]
+        if not held:
+            return next(self.parameters()).new_ones(())
+        now, then = [a.undisturbed().sum() for a in held], [a.conductance.sum() for a in held]
+        return torch.stack(now).sum() / torch.stack(then).sum()
+
+    # -- passes and phases ---------------------------------------------------------------------------------------------
+
+    def drive(self, x: Tensor) -> Drive:
+        """As of the network; begins a pass."""
+        dac = self.substrate.input_dac
+        if dac is not None:
+            x = dac.convert(self.clamped(x))
+        self._begin_pass(len(x) if isinstance(x, Tensor) and x.dim() else 0)
+        made = self._drive_at(x)
+        self._driven = [made, *self._driven[:1]]
+        return made
+
+    def _begin_pass(self, batch: int) -> None:
+        moment = self._moment
+        arrays = self.arrays
+        if (moves := any(a.moving for a in arrays.values())) != self._moves:
+            self._moves = moves
+        lasts = round(self.substrate.timing.write_seconds * 1e9)
+        written = [array.follow(self.weight_of(key), lasts) for key, array in arrays.items()]
+        moment.clock += lasts if any(written) else 0
+        moment.clock += moment.phase_time
+        moment.passes += 1
+        moment.phase = 0
+        self._fresh = True
+        self._nudged = False
+        self._rest = None
+        if self._given is not None and len(self._given) != batch:
+            raise DataError(f"next_samples: got {len(self._given)} numbers for {batch} samples, needed one each")
+        device = next(self.parameters()).device
+        self._keys = (
+            torch.arange(moment.samples, moment.samples + batch, device=device)
+            if self._given is None
+            else self._given.to(device)
+        )
+        if self._given is not None:
+            self._given = None
+        moment.samples += batch
+        self._new_relaxation()
+
+    def _drive_at(self, x: Tensor) -> Drive:
+        """What ``x`` gives at the conductances of now."""
+        dac, seen = self.substrate.input_dac, x
+        if dac is not None and dac.noise_std > 0.0 and self._keys is not None:
+            seen = x + dac.noise_std * self.streams.sample_normal("dac", (), self._keys, x)
+        if self._input_noise is None or self._keys is None:
+            made = super().drive(seen)
+        else:
+            made = self._input_noise.drive(seen, self._keys, lambda: super(ChipPhases, self).drive(seen))
+        return made if seen is x else made._replace(x=x)  # rules know the codes alone
+
+    def begin_phase(self, phase: int) -> None:
+        super().begin_phase(phase)
+        if not self._fresh:
+            self._moment.phase += 1
+            if not (self.substrate.twin and self._moment.phase == 1):  # twins relax at the same time
+                self._moment.clock += self._moment.phase_time
+        self._fresh = False
+        self._nudged = phase > 0
+        self._new_relaxation()
+
+    def _new_relaxation(self) -> None:
+        self._steps.clear()
+        for name, value in _AT_REST.items():  # a module is slow to take attributes
+            if getattr(self, name) != value:
+                setattr(self, name, value)
+
+    def measure(self, state: State, phase: int) -> State:
+        state = self._averaged(super().measure(state, phase))
+        state = state if self._supply is None else self._supply.read(state)
+        if self._reading is not None:
+            self._conversions += 1
+            at = (self._moment.phase, self._conversions)
+            state = self._reading.read(state, phase, self._keys_of(state[0]), at)
+        if phase == 0:
+            self._rest = state[-1]
+        return state
+
+    def _averaged(self, state: State) -> State:
+        """The mean over the window that follows the relaxation."""
+        thermal, last = self.substrate.thermal, self._last
+        if thermal is None or not self._windowed or last is None or self._in_time:
+            return state
+        system, drive, nudge = last
+        if len(drive.x) != len(state[0]):
+            return state  # of a system of another kind of state
+        layers, total = list(state), [torch.zeros_like(s) for s in state]
+        operands = system.new_cache()
+        for _ in range(thermal.window_sweeps):
+            for block in system.blocks:
+                for l, s in zip(block, system.update(tuple(layers), drive, nudge, block, operands), strict=True):
+                    layers[l] = s
+            total = [t.add_(s) for t, s in zip(total, layers, strict=True)]
+        return tuple(t.div_(thermal.window_sweeps) for t in total)
+
+    # -- what a relaxation sees ----------------------------------------------------------------------------------------
+
+    def _now(self, drive: Drive, state: State) -> Drive:
+        """The drive of such a state, less what it was at the conductances with which the pass began, and with what it
+        is at those of this phase."""
+        moment = self._moment
+        if not self._moves or moment.phase == 0 or not self._driven:
+            return drive
+        rows = state[0].shape[0]
+        stamp = (moment.passes, moment.phase, rows, torch.is_grad_enabled())
+        if self._shifted[1] is not drive or self._shifted[0] != stamp:  # one for all sweeps of a relaxation
+            shifts, paired = self._shift(drive), drive.x.numel() == 0
+            pairs = zip(drive.terms, shifts, strict=True)
+            terms = tuple(t if shift is None else t + _repeated(shift, rows, paired=paired) for t, shift in pairs)
+            self._shifted = (stamp, drive, drive._replace(terms=terms))
+        return self._shifted[2] or drive
+
+    def _shift(self, drive: Drive) -> tuple[Tensor | None, ...]:
+        """What the contribution of the clamped input has changed by since the pass began, ``[batch, *shape]``."""
+        made = next((d for d in self._driven if d.x is drive.x), self._driven[0])
+        stamp = (self._moment.passes, self._moment.phase, id(made))
+        if self._shifts[0] != stamp:
+            with torch.no_grad():
+                now = self._drive_at(made.x)
+                pairs = zip(now.terms, made.terms, self.shapes, strict=True)
+                # a bias alone is digital, and has not changed
+                self._shifts = (stamp, tuple(a - b if a.dim() > len(shape) else None for a, b, shape in pairs))
+        return self._shifts[1]
+
+    def _keys_of(self, rows: Tensor) -> Tensor:
+        """A key a row: samples, and further copies of them (halves of a complex state) with keys of their own."""
+        if self._keys is None or len(rows) % len(self._keys):
+            return torch.arange(len(rows), device=rows.device)
+        copies = len(rows) // len(self._keys)
+        return torch.cat([self._keys + (k << 48) for k in range(copies)])
+
+
+def _repeated(shift: Tensor, rows: int, *, paired: bool) -> Tensor:
+    """A shift for copies of its batch; of complex states the imaginary halves have none."""
+    if len(shift) == rows:
+        return shift
+    copies = rows // len(shift)
+    if not paired:
+        return torch.cat([shift] * copies)
+    return torch.cat([shift] * (copies // 2) + [torch.zeros_like(shift)] * (copies // 2))
