@@ -51,7 +51,9 @@ def options() -> argparse.ArgumentParser:
         "function run(config) can be swept by its dotted name. Exit status: 0; 1 if a point failed; 2 for a mistake."
     )
     made = new_parser(MODULE, __doc__ or "", epilog)
-    made.add_argument("what", metavar="NAME|DIR", help=f"{', '.join(MODULES)}, a module, or the folder of a sweep")
+    made.add_argument(
+        "what", metavar="NAME|DIR", help=f"{', '.join(MODULES)}, a dotted module, or the folder of a sweep"
+    )
     points = made.add_argument_group("points")
     for option, help_ in (
         ("--set", "values of a field; several fields make a grid"),

@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter, deque
@@ -24,6 +25,7 @@ import pebble
 import pytest
 
 import eqprop
+from benchmarks._kills import _Folder, descendants, files, kill_parent, kill_tree, killed_sweep
 from eqprop import ConfigError, RunFolderError, SweepWarning, _sweep_config, _sweep_folder
 from eqprop._sweep import _jobs
 from eqprop._sweep_config import code_state, code_version
@@ -207,32 +209,57 @@ def await_true(condition: Any, seconds: float = 300.0) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("kill", ["the whole tree", "the parent alone"])
+@pytest.mark.parametrize("killed", ["the whole tree", "the parent alone"])
 def test_a_sweep_killed_at_random_moments_ends_with_the_table_of_an_undisturbed_one(
-    tmp_path: Path, kill: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, killed: str
 ) -> None:
-    marks, out = tmp_path / "marks", tmp_path / "killed"
+    marks, out, calm = tmp_path / "marks", tmp_path / "killed", tmp_path / "calm"
     points = eqprop.grid(Config, beta=[0.1, 0.2], seed=range(7), marks=[str(marks)])
-    rng = random.Random(0)
-    kills = 0
-    for _ in range(2):
-        before = len(marks_of(marks))
-        with sweeping(points, out) as one:
-            await_true(lambda before=before, one=one: len(marks_of(marks)) > before or not one.is_alive())
-            time.sleep(rng.uniform(0.0, 0.3))
-            kills += one.is_alive()
-            pids = [one.pid] + (
-                [int(mark[0]) for mark in marks_of(marks)[before:][-2:]] if kill == "the whole tree" else []
-            )
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)  # type: ignore[arg-type]
-    assert kills >= 1
-    assert eqprop.sweep(run, points, out=out, n_jobs=2, **QUIET).done == len(points)
-    eqprop.sweep(run, points, out=tmp_path / "calm", n_jobs=1, **QUIET)
-    for name in ("table.csv", "table.h5"):
-        assert (out / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+
+    def start() -> BaseProcess:
+        one: BaseProcess = process_context(1).Process(  # type: ignore[attr-defined]
+            target=sweep_points.sweep_alone, args=(points, out)
+        )
+        one.start()
+        return one
+
+    def tree(pid: int) -> int:  # its workers are forks of the tests' server, which is no child of its own
+        return kill_tree(pid, lambda pid: {pid} | {int(mark[0]) for mark in marks_of(marks)})
+
+    kill = tree if killed == "the whole tree" else kill_parent
+    eqprop.sweep(run, points, out=calm, n_jobs=1, **QUIET)
+    marks.unlink()
+    found = killed_sweep(start, len(points), 2, kill, out=out, calm=calm, rng=random.Random(0), delay_seconds=0.1)
+    assert found.kills == 2 and found.at[0] >= 5 and found.at[1] >= 9
+    assert (found.lost, found.twice, found.torn, found.tables) == (0, 0, 0, 0)
     assert len(list((out / "points").iterdir())) == len(points)  # and no temporary file
+
+
+def test_what_kills_lose_and_tear_is_counted(tmp_path: Path, calm: Path) -> None:
+    out = tmp_path / "s"
+    shutil.copytree(calm, out)
+    folder = _Folder(out)
+    folder.look()
+    lost, torn, *again, _ = files(out)
+    lost.unlink()
+    torn.write_text(torn.read_text()[:50])
+    for path in again[:3]:
+        text = path.read_text()
+        path.unlink()
+        path.write_text(text)
+    (out / "table.csv").write_text("")
+    folder.look()
+    torn.unlink()
+    found = folder.found(len(POINTS), calm)
+    assert (found.lost, found.twice, found.torn, found.tables) == (2, 4, 1, 1)  # what is torn was replaced too
+
+
+def test_a_tree_of_processes_is_killed_whole() -> None:
+    with subprocess.Popen(["bash", "-c", "(sleep 1234 & sleep 1234) & wait"], start_new_session=True) as one:
+        await_true(lambda: len(descendants(one.pid)) == 4)
+        family = descendants(one.pid)
+        assert kill_tree(one.pid) == 4
+    await_true(lambda: all(resident_bytes(pid) in (None, 0) for pid in family))
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
