@@ -27,7 +27,8 @@ def options() -> argparse.ArgumentParser:
         MODULE,
         __doc__ or "",
         f"example:\n  python -m {MODULE} runs/map-ideal runs/map-chip --values test_error_percent\n\n"
-        "Differences are to the first sweep, with the 95 % confidence interval of Welch's t (unequal\n"
+        "Differences are to the first sweep, with their 95 % confidence interval: of the differences seed by seed\n"
+        "where both have at least two seeds in common (how many, tell the pairs), else of Welch's t (unequal\n"
         "variances); of one seed there is none.",
     )
     made.add_argument(
@@ -45,6 +46,10 @@ def comparison(
     frames: dict[str, Any], values: Sequence[str] | None = None, by: Sequence[str] | None = None, level: float = 0.95
 ) -> Any:
     """A row a setting and figure; of each sweep ``n`` (seeds), mean and half interval, and the difference to the first.
+
+    What two sweeps have by the same seeds shares initial weights, data and chips, so that their differences vary less
+    than either: where they share two seeds or more, the difference is the mean of those of the pairs, with Student's
+    interval, and ``pairs`` counts them; else it is that of the means, with Welch's.
 
     Args:
         frames: tables (see ``eqprop.load_sweep``) by the names of the sweeps.
@@ -83,18 +88,26 @@ def comparison(
 _SWEEP = "the sweep"
 
 
-def _side_by_side(parts: dict[str, np.ndarray], level: float) -> dict[str, Any]:
+def _side_by_side(parts: dict[str, Any], level: float) -> dict[str, Any]:
     row: dict[str, Any] = {}
     first = next(iter(parts.values()))
     for index, (name, found) in enumerate(parts.items()):
-        mean, _, half = interval(found, level)
+        mean, _, half = interval(found.to_numpy(), level)
         row |= {f"{name}: n": len(found), f"{name}: mean": mean, f"{name}: ±": half}
         if index:
-            row |= {
-                f"{name}: difference": mean - interval(first, level)[0],
-                f"{name}: difference ±": welch(first, found, level),
-            }
+            pairs, difference, half = _difference(first, found, level)
+            row |= {f"{name}: difference": difference, f"{name}: difference ±": half, f"{name}: pairs": pairs}
     return row
+
+
+def _difference(first: Any, other: Any, level: float) -> tuple[int, float, float]:
+    """Pairs, difference and half its interval, of two series by seed."""
+    shared = first.index.intersection(other.index)  # rows without seeds are numbered through, and share nothing
+    if len(shared) > 1:
+        mean, _, half = interval((other[shared] - first[shared]).to_numpy(), level)
+        return len(shared), mean, half
+    a, b = first.to_numpy(), other.to_numpy()
+    return 0, interval(b, level)[0] - interval(a, level)[0], welch(a, b, level)
 
 
 def welch(a: np.ndarray, b: np.ndarray, level: float) -> float:

@@ -50,7 +50,7 @@ def confidence_intervals(
     rows = []
     groups = kept.groupby(columns, dropna=False, sort=True) if columns else [((), kept)]
     for key, group in groups:
-        found = by_seed(group, value, over)
+        found = by_seed(group, value, over).to_numpy()
         mean, std, half = interval(found, level)
         shown = dict(zip(columns, key if isinstance(key, tuple) else (key,), strict=True))
         rows.append(shown | {"n": len(found), "mean": mean, "std": std, "low": mean - half, "high": mean + half})
@@ -58,11 +58,12 @@ def confidence_intervals(
     return made
 
 
-def by_seed(frame: Any, value: str, over: str = "seed") -> np.ndarray:
-    """A value a seed: its mean over whatever else varies; every value where there are no seeds."""
-    if over not in frame:
-        return frame[value].to_numpy(dtype=np.float64)
-    return frame[value].astype(np.float64).groupby(frame[over], dropna=False).mean().to_numpy()
+def by_seed(frame: Any, value: str, over: str = "seed") -> Any:
+    """A series of a value a seed, its mean over whatever else varies; of a value a row where there are no seeds."""
+    numbers = frame[value].astype(np.float64)
+    if over not in frame or frame[over].isna().all():
+        return numbers
+    return numbers.groupby(frame[over], dropna=False).mean()
 
 
 def interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:

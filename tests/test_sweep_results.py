@@ -429,16 +429,40 @@ def test_two_sweeps_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[s
     frames = {name: eqprop.load_sweep(tmp_path / name) for name in ("one", "two")}
     table = compare.comparison(frames, ["error_percent"], by=["beta", "part.adc_bits"])
     assert len(table) == 4 and np.allclose(table["two: difference"], 0.5)  # of the settings that both have
-    for row in table.to_dict("records"):
-        values = errors_of(row)
-        half = stats.ttest_ind(values, [v + 0.5 for v in values], equal_var=False).confidence_interval(0.95)
-        assert np.isclose(2 * row["two: difference ±"], half.high - half.low, rtol=1e-9)
+    assert set(table["two: pairs"]) == {3} and np.allclose(table["two: difference ±"], 0.0)  # the same of every seed
     with pytest.raises(ConfigError, match="at least two"):
         compare.comparison({"one": frames["one"]})
     with pytest.raises(ConfigError, match="did you mean 'error_percent'"):
         compare.comparison(frames, ["error_percet"])
     with pytest.raises(ConfigError, match="same folder twice"):
         compare.names_of([tmp_path, tmp_path])
+
+
+def test_differences_are_of_pairs_where_sweeps_share_seeds_and_of_means_where_they_do_not(tmp_path: Path) -> None:
+    one = eqprop.load_sweep(recorded(tmp_path / "one", GRID))
+    shifts = {0: 0.5, 1: 0.7, 2: 0.3}
+    two = one.assign(error_percent=one["error_percent"] + one["seed"].map(shifts))
+    other = two.assign(seed=two["seed"] + 2)  # 2, 3 and 4: one in common
+    few = two[two["seed"] > 0]
+    for frame in (two, other, few):
+        frame.attrs = one.attrs
+
+    def rows(frame: Any) -> list[dict[str, Any]]:
+        table = compare.comparison({"one": one, "two": frame}, ["error_percent"], by=["beta", "part.adc_bits"])
+        assert len(table) == 6
+        found: list[dict[str, Any]] = table.to_dict("records")
+        return found
+
+    for row, welch, part in zip(rows(two), rows(other), rows(few), strict=True):
+        a = np.array(errors_of(row))
+        b = a + np.array(list(shifts.values()))
+        paired = stats.ttest_rel(b, a).confidence_interval(0.95)
+        assert row["two: pairs"] == 3 and np.isclose(row["two: difference"], 0.5)
+        assert np.isclose(2 * row["two: difference ±"], paired.high - paired.low, rtol=1e-9)
+        apart = stats.ttest_ind(b, a, equal_var=False).confidence_interval(0.95)
+        assert welch["two: pairs"] == 0 and np.isclose(welch["two: difference"], 0.5)
+        assert np.isclose(2 * welch["two: difference ±"], apart.high - apart.low, rtol=1e-9)
+        assert part["two: pairs"] == 2 and np.isclose(part["two: difference"], 0.5)  # (0.7 + 0.3) / 2, of the shared
 
 
 def test_every_target_has_defaults_for_all_fields() -> None:
