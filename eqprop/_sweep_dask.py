@@ -89,7 +89,7 @@ class Dask:
                 n_workers=self.n_jobs,
                 threads_per_worker=1,
                 memory_limit=0,  # none but those of the sweep
-                dashboard_address=None,
+                dashboard_address=":0",  # None would be a fixed port, which another sweep here may have
                 silence_logs=logging.CRITICAL,
             ) as cluster,
             distributed.Client(cluster) as client,
