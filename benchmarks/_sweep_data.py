@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import eqprop
 from benchmarks._common import sizes
 from benchmarks._fewer_images import fewer
+from benchmarks._sweep_fields import require_held_out
 from benchmarks.mnist import DATASETS
 from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
@@ -29,8 +30,7 @@ def require_data(data: Data, layers: str) -> None:
     lookup("data.dataset", data.dataset, dict.fromkeys(DATASETS))
     if data.train is not None and data.train < 1:
         raise ConfigError(f"data.train: got {data.train}, needed at least 1, or none for all")
-    if data.validation is not None and data.validation < 0:
-        raise ConfigError(f"data.validation: got {data.validation}, needed at least 0, or none for the usual number")
+    require_held_out(data.validation)
     units = sizes(layers)
     if (units[0], units[-1]) != (PIXELS, CLASSES):
         raise ConfigError(f"network.layers: got {layers!r}, but {data.dataset} needs {PIXELS}-...-{CLASSES}")

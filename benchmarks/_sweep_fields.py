@@ -53,3 +53,9 @@ def require_device(name: str) -> None:
         torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device: got {name!r}, needed cpu, cuda or cuda:N") from error
+
+
+def require_held_out(images: int | None) -> None:
+    """Raises ConfigError for a number of validation images that cannot be; None is the usual number."""
+    if images is not None and images < 0:
+        raise ConfigError(f"data.validation: got {images}, needed at least 0, or none for the usual number")

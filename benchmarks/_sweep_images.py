@@ -15,10 +15,9 @@ from benchmarks._image_run import make_network, make_optimizer, make_rule, prepa
 from benchmarks._images import IMAGES, RULES, error_vectors
 from benchmarks._suite import trained
 from benchmarks._sweep_ensemble import outcome
-from benchmarks._sweep_fields import in_fields, options, require_device
+from benchmarks._sweep_fields import in_fields, options, require_device, require_held_out
 from benchmarks.cifar10 import DATASETS as CIFAR
 from eqprop._data import DataSplits
-from eqprop._errors import ConfigError
 from eqprop._imagenet32 import load_imagenet32
 from eqprop._names import lookup
 
@@ -95,9 +94,7 @@ def completed(config: Config) -> Config:
     require_device(config.device)
     lookup("data.dataset", config.data.dataset, dict.fromkeys(DATASETS))
     lookup("rule.name", config.rule.name, dict.fromkeys(RULES))
-    held = config.data.validation
-    if held is not None and held < 0:
-        raise ConfigError(f"data.validation: got {held}, needed at least 0, or none for the usual number")
+    require_held_out(config.data.validation)
     with in_fields(options(config, _OPTIONS)):
         run_ = image_run(config)
         make_rule(run_)

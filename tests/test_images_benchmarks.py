@@ -19,6 +19,7 @@ import eqprop
 from benchmarks import _common, _image_run, _images, cifar10, imagenet32
 from benchmarks._presets import PRESETS, Preset, preset_named
 from eqprop._errors import ConfigError
+from tests.cifar_files import write_subset
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = "--epochs 2 --free-sweeps 4 --nudged-sweeps 3 --batch-size 16 --lr 0.05 --device cpu --no-guard --quiet".split()
@@ -27,15 +28,7 @@ TINY = "--epochs 2 --free-sweeps 4 --nudged-sweeps 3 --batch-size 16 --lr 0.05 -
 @pytest.fixture(scope="module")
 def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a generated cifar10_subset.npz: the mean colour tells the class."""
-    draw = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for part, n in (("train", 60), ("test", 30)):
-        labels = np.arange(n) % 10
-        images = 20 * labels[:, None, None, None] + draw.integers(0, 60, (n, 32, 32, 3))
-        arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
-    folder = tmp_path_factory.mktemp("cifar")
-    np.savez(folder / "cifar10_subset.npz", **arrays)
-    return folder
+    return write_subset(tmp_path_factory.mktemp("cifar"))
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import eqprop
 from benchmarks import _common, _sweep_images, cifar10, imagenet32
 from benchmarks._sweep_targets import target
 from eqprop import ConfigError
+from tests.cifar_files import write_subset
 
 TINY: dict[str, Any] = {
     "training.epochs": 1, "rule.free_sweeps": 4, "rule.nudged_sweeps": 3, "training.batch_size": 16,
@@ -25,14 +25,7 @@ SUBSET = {"data.dataset": "cifar10-subset"}
 @pytest.fixture
 def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with a generated cifar10_subset.npz, in which data are looked for: the mean colour tells the class."""
-    draw = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for part, n in (("train", 60), ("test", 30)):
-        labels = np.arange(n) % 10
-        images = 20 * labels[:, None, None, None] + draw.integers(0, 60, (n, 32, 32, 3))
-        arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
-    np.savez(tmp_path / "cifar10_subset.npz", **arrays)
-    monkeypatch.setenv("EQPROP_DATA", str(tmp_path))
+    monkeypatch.setenv("EQPROP_DATA", str(write_subset(tmp_path)))
 
 
 def config(name: str, **fields: Any) -> Any:
