@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import eqprop
 from eqprop._checkpoints import TEMPORARY
 from eqprop._sweep_folder import SweepFolder
+from eqprop._sweep_group import processes
 
 MARKS = "EQPROP_KILLS_MARKS"  # a file that is told which process computes which point
 _POLL_SECONDS = 0.005
@@ -97,11 +98,8 @@ def sweep_alone(n: str, out: str, engine: str) -> None:
 def descendants(pid: int) -> set[int]:
     """A process of this machine and all that it has started, directly or not, as far as their parents live."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            with contextlib.suppress(OSError):
-                parent = int((entry / "stat").read_bytes().rpartition(b")")[2].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
+    for one, parent, _ in processes():
+        children.setdefault(parent, []).append(one)
     found, new = {pid}, [pid]
     while new:
         new = [child for one in new for child in children.get(one, []) if child not in found]
