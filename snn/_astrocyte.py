@@ -44,4 +44,4 @@ class Astrocyte(Printed):
     def step(self, level: Tensor, spikes: Tensor, input_spikes: Tensor, scale: float, dt_seconds: float) -> None:
         """One step of A, in place; ``scale`` is that of gain and bias, which fade with the other rates."""
         wanted = (spikes.sum(0) - input_spikes.sum(0)).mul_(self.gain * scale).add_(self.bias * scale)
-        level.add_(wanted.sub_(level), alpha=dt_seconds / self.tau_seconds)
+        level.add_(wanted.sub_(level).mul_(dt_seconds / self.tau_seconds))  # rounded twice: as compiled loops do

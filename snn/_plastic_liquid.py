@@ -12,12 +12,13 @@ from tqdm import tqdm
 from eqprop._errors import ConfigError, DataError
 from hardware._device_checks import require_number
 from snn._liquid import Liquid
+from snn._plastic_compiled import CompiledSteps
 from snn._plasticity import Plasticity
 from snn._prepared import Prepared
 from snn._projection import PlasticDrive, PlasticRecurrence, Projection
 from snn._projection_compiled import CompiledProjection, loops
 from snn._projection_events import EventProjection
-from snn._records import LiquidState
+from snn._records import LiquidState, Recorder
 
 
 class PlasticLiquid(Liquid):
@@ -26,8 +27,9 @@ class PlasticLiquid(Liquid):
     A run starts from ``weight`` and ``input_weight`` and leaves them as they are; its weights are in the state that it
     gives back, see ``weights``, from which a stream goes on. Memory is that of ``batch`` copies of the synapses that
     are there. On a CPU only the synapses of neurons that spike are touched, unless ``recurrence="dense"`` and
-    ``input_product="dense"``, and where numba is installed by compiled loops, with the same numbers; on an accelerator
-    all are, and nothing is looked at.
+    ``input_product="dense"``, and where numba is installed by compiled loops, with the same numbers; NALSM's network
+    then takes a sample through all steps before the next. On an accelerator all synapses are touched, and nothing is
+    looked at.
 
     Args:
         liquid: without delays and short-term plasticity, with types of neurons, and with synapses of one time constant.
@@ -182,7 +184,28 @@ class PlasticLiquid(Liquid):
                 self.relay,
             )
         made.learner = self.plasticity.learner(recurrent, entry, self.dt_seconds)
+        made.steps = CompiledSteps.of(self.neuron, made.neuron, made.learner)
         return made
+
+    def _advance(
+        self,
+        made: Prepared,
+        state: LiquidState,
+        x: Tensor | None,
+        extra: Tensor | None,
+        steps: int,
+        generator: torch.Generator | None,
+        counts: Tensor,
+        recorder: Recorder,
+    ) -> None:
+        """A chunk of steps, in place; of NALSM's network in one compiled loop."""
+        if made.steps is None or x is None or made.drive is None or extra is not None or generator is not None:
+            super()._advance(made, state, x, extra, steps, generator, counts, recorder)
+            return
+        drive, sent = made.drive.arrivals(x, state.input, state.step)
+        recorder.start(steps)
+        made.steps.run(state, drive, counts, recorder)
+        recorder.finish(sent)
 
     def _kind(self, how: str) -> type[Projection]:
         if how == "dense" or not self.plasticity.by_events or self.weight.device.type != "cpu":

@@ -130,13 +130,13 @@ class NalsmPlasticity(Plasticity):
     def learner(self, recurrent: Projection, entry: Projection | None, dt_seconds: float) -> Learner:
         if entry is None:
             raise ConfigError("NalsmPlasticity: got a liquid without input weights, needed them: they learn too")
-        return _NalsmLearner(self, recurrent, entry, dt_seconds)
+        return NalsmLearner(self, recurrent, entry, dt_seconds)
 
     def unfading(self) -> NalsmPlasticity:
         return replace(self, keep=1.0)
 
 
-class _NalsmLearner:
+class NalsmLearner:
     """One step of learning after another, on states of every sample."""
 
     def __init__(self, rule: NalsmPlasticity, recurrent: Projection, entry: Projection, dt_seconds: float) -> None:

@@ -14,7 +14,7 @@ from snn._synapses import Synapse
 
 if TYPE_CHECKING:
     from snn._liquid import Liquid
-    from snn._records import LiquidState
+    from snn._records import LiquidState, Recorder
 
 
 class Currents(Protocol):
@@ -49,6 +49,12 @@ class Learner(Protocol):
     def step(self, state: LiquidState, spikes: Tensor, arrived: Tensor | None) -> None: ...
 
 
+class Steps(Protocol):
+    """What takes a liquid and what learns through all steps of a chunk at once."""
+
+    def run(self, state: LiquidState, sent: Tensor, counts: Tensor, recorder: Recorder) -> None: ...
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What constants and products depend on: buffers by identity and version, settings by value."""
@@ -75,6 +81,7 @@ class Prepared:
         values = in_place(liquid.neuron.bind(liquid.excitatory, liquid.own), like)
         self.neuron = liquid.neuron.constants(dt, values)
         self.learner: Learner | None = None
+        self.steps: Steps | None = None
         self.recurrence: Currents = Recurrence(
             like,
             liquid.synapse,

@@ -37,9 +37,9 @@ class CompiledProjection(EventProjection):
         self._arrive, self._change = found
         # as short as they can be: a sample's weights and these lists are to stay in the cache together
         short = np.uint16 if max(self.sources, self.neurons) <= 2**16 else np.uint32
-        self._near_pre, self._near_post = self._pre.astype(short), self._post_by_pre.astype(short)
-        self._near_by_pre = self._by_pre.astype(np.uint32)
-        self._limits = np.array(self.bounds, dtype=self.values.numpy().dtype)
+        pre, post, by_pre = self._pre.astype(short), self._post_by_pre.astype(short), self._by_pre.astype(np.uint32)
+        limits = np.array(self.bounds, dtype=self.values.numpy().dtype)
+        self.topology = (self._in, pre, self._out, by_pre, post, self._kind_of, limits)
 
     def receive(self, state: States, k: dict[str, Any], spikes: Tensor) -> Tensor:
         weight, worth = by_sample(state), spikes
@@ -47,7 +47,7 @@ class CompiledProjection(EventProjection):
             worth = (spikes - state["x"]).mul_(spikes != 0)
             torch.maximum(state["x"], spikes, out=state["x"])
         sums = np.zeros((len(weight), self.neurons))
-        self._arrive(weight, worth.T.contiguous().numpy(), self._out, self._near_by_pre, self._near_post, sums)
+        self._arrive(weight, worth.T.contiguous().numpy(), *self.topology[2:5], sums)
         return self._filter.receive(state, self.constants, self._current(sums))
 
     def change(self, state: States, spikes: Tensor, trace: Tensor, post: Tensor, q: Tensor, t: Tensor) -> None:
@@ -56,10 +56,7 @@ class CompiledProjection(EventProjection):
         tables = [table.T.contiguous().numpy() for table in (spikes, trace, left, post, q, t)]
         tables[4:] = [table.reshape(len(weight), self.kinds, self.neurons) for table in tables[4:]]
         sums = np.zeros((2, len(weight), self.neurons))
-        self._change(
-            weight, *tables, self._in, self._near_pre, self._out, self._near_by_pre, self._near_post,
-            self._kind_of, self._limits, sums,
-        )  # fmt: skip
+        self._change(weight, *tables, *self.topology, sums)
         if filters:
             for part in sums:
                 state["i"].add_(self._current(part))

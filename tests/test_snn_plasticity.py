@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import snn
 from eqprop import ConfigError, DataError
 from snn import _plastic_liquid
+from snn._plastic_compiled import CompiledSteps
 from snn._projection_compiled import CompiledProjection
 from snn._projection_events import EventProjection
 from tests.helpers import no_host_sync, seeded
@@ -213,6 +214,8 @@ def test_compiled_loops_give_the_same_numbers(
     plastic = snn.PlasticLiquid(snn.Liquid(**settings), RULES[name])
     compiled = [plastic.run(x, record=TRAIN, health="ignore") for x in (events(), events(1))]
     assert isinstance(plastic._ready().recurrence.projection, CompiledProjection)  # type: ignore[attr-defined]
+    at_once = name == "nalsm" and isinstance(synapse, snn.NearestSpike)
+    assert isinstance(plastic._ready().steps, CompiledSteps) == at_once
     monkeypatch.setattr(_plastic_liquid, "loops", lambda: None)
     plain = copy.deepcopy(plastic)
     assert type(plain._ready().recurrence.projection) is EventProjection  # type: ignore[attr-defined]
@@ -222,6 +225,11 @@ def test_compiled_loops_give_the_same_numbers(
         assert torch.equal(found.recorded("voltage"), expected.recorded("voltage"))
         for a, b in zip(plastic.weights(found.state), plain.weights(expected.state), strict=True):
             assert torch.equal(a, b)  # type: ignore[arg-type]
+        left, right = found.state, expected.state
+        for part in ("neuron", "synapse", "input", "input_synapse", "extra"):
+            for key, values in getattr(left, part).items():
+                assert torch.equal(values, getattr(right, part)[key]), (part, key)
+        assert torch.equal(left.spikes, right.spikes) and left.step == right.step
 
 
 @every_rule
