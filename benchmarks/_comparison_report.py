@@ -11,7 +11,7 @@ from matplotlib.ticker import NullFormatter
 
 from benchmarks._liquid_report import TITLES
 from benchmarks._suite import deviation
-from eqprop._figures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, _tidy
+from eqprop._figures import BLUE, GREEN, ORANGE, PURPLE, RED, _tidy
 
 _NOISES = (BLUE, ORANGE, RED, PURPLE, GREEN)
 
@@ -107,19 +107,19 @@ def draw(lines: Sequence[Mapping[str, Any]], order: Sequence[str]) -> Figure:
         upper.set_title(TITLES.get(dataset, dataset), loc="left", fontsize="medium")
         for line in own:
             best = line["accuracy_percent"][noises[0]]
-            lower.plot(line["operations"], best, "s" if line["kind"] == "MAC" else "o", color=GREY, markersize=4)
-            lower.annotate(
-                line["row"], (line["operations"], best), textcoords="offset points", xytext=(3, 3), fontsize=5.5
-            )
+            mark = "s" if line["kind"] == "MAC" else "o"
+            colour = f"C{labels.index(line['row'])}"
+            lower.plot(line["operations"], best, mark, color=colour, markersize=5, alpha=0.85, label=line["row"])
         lower.set(xscale="log", xlabel="operations an inference")
-        lower.margins(x=0.25, y=0.12)
+        lower.margins(x=0.15, y=0.12)
         lower.xaxis.set_minor_formatter(NullFormatter())
         for axes in (upper, lower):
             _tidy(axes)
     panels[1, 0].set_ylabel("test accuracy (%)")
     figure.supxlabel("squares: multiply-accumulates; circles: synaptic operations, additions", fontsize="small")
     handles, names = panels[0, 0].get_legend_handles_labels()
-    figure.legend(
-        handles[::-1], names[::-1], title="read noise", loc="outside right upper", frameon=False, fontsize="small"
-    )
+    look: dict[str, Any] = {"frameon": False, "fontsize": "small"}
+    figure.legend(handles[::-1], names[::-1], title="read noise", loc="outside right upper", **look)
+    rows = {name: handle for axes in panels[1] for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend([rows[name] for name in labels], labels, loc="outside right lower", **look)
     return figure

@@ -262,7 +262,7 @@ def draw_figures(
     x, y = next(data.test.batches(images))
     found = phases(network, rule, x, y, phase["free_sweeps"], phase["nudged_sweeps"])
     run.save_figure("relaxation", relaxation(found, phase["tol"], f"{title}: a batch of the test split"))
-    x, y = next(data.train.batches(images))
+    # on the same batch: on images that it has learnt by heart a network has no error left, and so no gradient
     truth = eqprop.ImplicitGradient(cost=rule.cost, free=eqprop.Stop(1e-6, 1000, block=10))
     run.save_figure("gradient_alignment", gradient_alignment(eqprop.compare_layers(network, rule, truth, x, y)))
 

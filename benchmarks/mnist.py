@@ -280,7 +280,7 @@ def train(
         network, rule, optimizer, data, config, out, arguments, title=title_of(config, data), schedule=config.schedule,
         scheduler=_training.make_scheduler(optimizer, config.schedule, config.epochs, decay=config.decay),
         epochs=config.epochs, batch_size=config.batch_size,
-        images=64, free_sweeps=config.free_sweeps, nudged_sweeps=config.nudged_sweeps, tol=config.tol,
+        images=512, free_sweeps=config.free_sweeps, nudged_sweeps=config.nudged_sweeps, tol=config.tol,
     )  # fmt: skip
     return result
 

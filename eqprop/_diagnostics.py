@@ -24,7 +24,9 @@ from eqprop._stop import Stop, Sweeps
 class GradientMatch(NamedTuple):
     """Agreement of a gradient ``g`` with a reference ``t``.
 
-    ``cosine = <g, t> / |g||t|``; ``relative_error = |g - t| / |t|``; ``norm_ratio = |g| / |t|``.
+    ``cosine = <g, t> / |g||t|``; ``relative_error = |g - t| / |t|``; ``norm_ratio = |g| / |t|``. A reference of 0 has
+    no direction: its cosine is NaN. If ``g`` is 0 too, error and ratio are 0 and 1, else both are infinite; a ``g`` of
+    0 alone has cosine 0.
     """
 
     cosine: float
@@ -38,7 +40,7 @@ def match(g: Tensor, t: Tensor) -> GradientMatch:
     norm_g, norm_t = float(g.norm()), float(t.norm())
     if norm_t == 0.0:
         same = norm_g == 0.0
-        return GradientMatch(1.0 if same else math.nan, 0.0 if same else math.inf, 1.0 if same else math.inf)
+        return GradientMatch(math.nan, 0.0 if same else math.inf, 1.0 if same else math.inf)
     cosine = float(g @ t) / (norm_g * norm_t) if norm_g else 0.0
     return GradientMatch(cosine, float((g - t).norm()) / norm_t, norm_g / norm_t)
 

@@ -271,7 +271,8 @@ def _cosine_text(value: Any, cosine: float, reference: str) -> str:
         return "gradient is 0"
     if not math.isnan(cosine):
         return f"{cosine:.4f}"
-    return f"{reference} is 0" if getattr(value, "norm_ratio", None) == math.inf else "n/a"
+    ratio = getattr(value, "norm_ratio", None)
+    return "both gradients are 0" if ratio == 1.0 else f"{reference} is 0" if ratio == math.inf else "n/a"
 
 
 def stability_map(map: ResidualMap, title: str | None = None) -> Figure:

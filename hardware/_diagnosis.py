@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -271,7 +272,7 @@ class _Watched:
 
 def _agreement(runs: list[tuple[float, float, float]]) -> Agreement:
     cosines, norms, signs = zip(*runs, strict=True)
-    spread = statistics.stdev(cosines) if len(cosines) > 1 else 0.0
+    spread = float(np.std(cosines, ddof=1)) if len(cosines) > 1 else 0.0  # NaN where a cosine is
     return Agreement(statistics.fmean(cosines), spread, statistics.fmean(norms), statistics.fmean(signs))
 
 

@@ -248,6 +248,7 @@ def test_a_layer_without_a_cosine_is_shown_with_a_word() -> None:
         "reversed": match(-some, some),
         "silent": match(none, some),
         "no aim": match(some, none),
+        "neither": match(none, none),
         "broken": match(some * math.nan, some),
         "number": math.nan,
     }
@@ -255,7 +256,7 @@ def test_a_layer_without_a_cosine_is_shown_with_a_word() -> None:
     shown = {label.get_text(): text.get_text() for label, text in zip(axes.get_yticklabels(), axes.texts, strict=True)}
     assert shown == {
         "right": "1.0000", "reversed": "-1.0000", "silent": "gradient is 0", "no aim": "implicit gradient is 0",
-        "broken": "n/a", "number": "n/a",
+        "neither": "both gradients are 0", "broken": "n/a", "number": "n/a",
     }  # fmt: skip
     assert len(axes.patches) == len(values) and axes.get_xlim()[0] == pytest.approx(-1.1)
     (axes,) = gradient_alignment({"hidden1": math.nan}, "truth").axes

@@ -121,6 +121,22 @@ def test_runs_are_averaged_over_batches_passes_and_chips() -> None:
     assert all(row.ideal.cosine_std == 0 for row in single.layers.values())
 
 
+def test_a_layer_without_a_gradient_has_no_cosine_in_any_number_of_runs() -> None:
+    class Silent(Scaled):
+        def backward(self, network: Any, x: Tensor, y: Tensor) -> Any:
+            step = super().backward(network, x, y)
+            network.zero_grad(set_to_none=False)
+            return step
+
+    net, x, y = case()
+    silent: Any = Silent(1.0)
+    for passes in (1, 2):
+        found = hardware.diagnose(Substrate().fabricate(net), net, silent, x, y, passes=passes, reference=silent)
+        layer = found.layers["hidden1"]
+        assert math.isnan(layer.ideal.cosine) and layer.ideal.norm_ratio == 1.0
+        assert layer.exact.cosine == 0.0
+
+
 def test_a_diagnosis_leaves_chip_gradients_and_random_signs_as_they_were() -> None:
     net, x, y = case()
     chip: Any = NOISY.fabricate(net)
