@@ -56,11 +56,11 @@ def load_data(arguments: argparse.Namespace) -> eqprop.DataSplits:
     return replace(data, train=data.train.subset(arguments.train, torch.Generator().manual_seed(0)))
 
 
-def find_rates(chosen: list[Row], data: eqprop.DataSplits, out: Path, epochs: int) -> None:
+def find_rates(chosen: list[Row], data: eqprop.DataSplits, out: Path, epochs: int, seeds: int) -> None:
     """Try the factors of the learning rates for each row, by validation images alone."""
     found: dict[str, dict[str, float]] = {}
     for row in chosen:
-        found[row.name] = search(row, data, epochs)
+        found[row.name] = search(row, data, epochs, seeds)
         best = max(found[row.name], key=lambda factor: found[row.name][factor])
         tried = ", ".join(f"{factor}: {value:.2f} %" for factor, value in found[row.name].items())
         print(f"{row.name}: {best} ({tried})", flush=True)
@@ -76,7 +76,13 @@ def main(arguments: argparse.Namespace) -> None:
             raise ConfigError(f"--{name}: got {value}, needed at least 1")
     chosen, out = chosen_rows(arguments), Path(arguments.out)
     if arguments.search:
-        find_rates([r for r in chosen if r.write is not None], load_data(arguments), out, arguments.epochs or 2)
+        find_rates(
+            [r for r in chosen if r.write is not None],
+            load_data(arguments),
+            out,
+            arguments.epochs or 2,
+            arguments.seeds,
+        )
         return
     if not arguments.report:
         data = load_data(arguments)
