@@ -14,7 +14,7 @@ import torch
 import snn
 from benchmarks._liquid_data import Task
 from benchmarks._liquid_features import FEATURES, Wanted
-from benchmarks._liquid_fits import LIQUID, OFF, PLASTIC, READOUTS
+from benchmarks._liquid_fits import AS_PUBLISHED, LIQUID, OFF, PLASTIC, READOUTS
 from benchmarks._liquid_plastic import INITIAL_SAMPLES, NONE, rule_of
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
@@ -106,7 +106,7 @@ def require_possible(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"--seed: got {arguments.seed}, needed 0 or more")
     if not (math.isfinite(arguments.tau) and arguments.tau > 0):
         raise ConfigError(f"--tau: got {arguments.tau}, needed seconds above 0, as in --tau 0.03")
-    for name in arguments.readout:
+    for name in arguments.readout or ():
         lookup("--readout", name, dict.fromkeys(READOUTS))
     for name in arguments.feature or ():
         lookup("--feature", name, dict.fromkeys(FEATURES))
@@ -124,6 +124,7 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
     )
     weight, input_weight = usual_weights(arguments)
     plasticity, initial = learning_of(arguments)
+    usual = [name for name in READOUTS if name != AS_PUBLISHED or arguments.preset.startswith("nalsm")]
     features = arguments.feature or (["counts", "filter"] if task.train.speakers is not None else ["counts"])
     return Config(
         preset=arguments.preset,
@@ -137,7 +138,7 @@ def make_config(arguments: argparse.Namespace, task: Task, device: torch.device)
         features=tuple(dict.fromkeys(features)),
         bins=arguments.bins,
         tau_seconds=arguments.tau,
-        readouts=tuple(dict.fromkeys(arguments.readout)),
+        readouts=tuple(dict.fromkeys(arguments.readout or usual)),
         batch_size=arguments.batch_size,
         device=device.type,
         branching=arguments.branching,

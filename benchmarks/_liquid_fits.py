@@ -16,16 +16,19 @@ from benchmarks._liquid_data import Task, split
 from benchmarks._liquid_features import INPUT, Arrays, feature
 from eqprop._errors import DataError
 
-READOUTS = ("softmax", "ridge")
+READOUTS = ("softmax", "ridge", "nalsm")
+AS_PUBLISHED = "nalsm"  # the readout of the published figures
 LIQUID, OFF, RELU, PIXELS = "liquid", "recurrence off", "random ReLU", "pixels"
 PLASTIC = {"nalsm": "NALSM", "stdp": "STDP"}  # arms of plastic liquids, by their rule
 ARMS = (LIQUID, *PLASTIC.values(), OFF, RELU, PIXELS, INPUT)
 OFFICIAL, HELD_OUT = "official test", "speaker held out"
-# tried on validation data; the last is NALSM's cost and scale, of which the published figures are
+# NALSM's cost and scale; the cost is convex, so that L-BFGS finds what 5,000 epochs of Adadelta are on the way to
+_NALSM: dict[str, Any] = {"penalty": 5e-10, "scale": "share", "soft_targets": True}
+# tried on validation data
 _SOFTMAX: tuple[dict[str, Any], ...] = (
     {"penalty": 1e-3},
     {"penalty": 1e-2},
-    {"penalty": 5e-10, "scale": "share", "soft_targets": True},
+    _NALSM,
 )
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -70,7 +73,8 @@ def fit(
     if readout == "ridge":
         ridge = snn.RidgeReadout(_PENALTIES, seed=seed).fit(*train, validation)
         return ridge, {"penalty": ridge.penalty_, "validation": max(ridge.validation_scores_.values())}
-    fitted = [(snn.SoftmaxReadout(seed=seed, **settings).fit(*train, validation), settings) for settings in _SOFTMAX]
+    tried = (_NALSM,) if readout == AS_PUBLISHED else _SOFTMAX
+    fitted = [(snn.SoftmaxReadout(seed=seed, **settings).fit(*train, validation), settings) for settings in tried]
     made, settings = max(fitted, key=lambda pair: pair[0].validation_score_)  # the first of equals
     return made, {**settings, "epochs": made.best_epoch_, "validation": made.validation_score_}
 

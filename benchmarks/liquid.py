@@ -76,8 +76,10 @@ def options() -> argparse.ArgumentParser:
     readout.add_argument("--bins", type=int, default=5, help="parts of time of the feature bins")
     readout.add_argument("--tau", type=float, default=0.03, metavar="SECONDS", help="of the feature filter")
     readout.add_argument(
-        "--readout", nargs="+", default=list(READOUTS), metavar="NAME", help=f"{', '.join(READOUTS)}; the first leads"
-    )
+        "--readout", nargs="+", metavar="NAME",
+        help=f"{', '.join(READOUTS)}, the last with the cost and scale of NALSM's authors; the first leads (default: "
+        "all for their presets, else the first two)",
+    )  # fmt: skip
     compute = made.add_argument_group("computing")
     compute.add_argument(
         "--batch-size", type=int, default=500, metavar="N", help="samples that run, and are kept, together"
