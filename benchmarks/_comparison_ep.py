@@ -11,15 +11,12 @@ from tqdm import tqdm
 import eqprop
 import hardware
 from benchmarks._comparison_data import View
-from benchmarks._comparison_machines import BUDGET, Clock, Machine
+from benchmarks._comparison_machines import BUDGET, Clock, Machine, State, best_trial
 from benchmarks._counting import count_step
 
 # those of benchmarks.mnist
 FREE, NUDGED, BETA, BATCH = 10, 6, 0.5, 16
 RATES = (0.3, 0.05)
-# of these rates, the best on validation data, as the readouts of liquids choose their penalties: few units die of the
-# rates that suit many
-FACTORS = (1.0, 0.3, 0.1)
 
 
 def hidden_within(inputs: int, budget: int = BUDGET, classes: int = 10) -> int:
@@ -65,19 +62,16 @@ class EpMachine(Machine):
 
     def train(self, clock: Clock) -> None:
         started = {name: value.clone() for name, value in self.network.state_dict().items()}
-        best, kept = -1.0, started
-        for factor in FACTORS:
+
+        def trial(factor: float) -> tuple[float, int, State]:
             self.network.load_state_dict(started)
-            right, epoch, state = self._trained(factor, clock)
-            if right > best:  # the first of equals
-                best, kept = right, state
-                self.settings = {
-                    "hidden": self.hidden, "factor": factor, "epoch": epoch, "validation": right,
-                    "noise": self.training_noise,
-                }  # fmt: skip
+            return self._trained(factor, clock)
+
+        kept, chosen = best_trial(trial)
+        self.settings = {"hidden": self.hidden, **chosen, "noise": self.training_noise}
         self.network.load_state_dict(kept)
 
-    def _trained(self, factor: float, clock: Clock) -> tuple[float, int, dict[str, Tensor]]:
+    def _trained(self, factor: float, clock: Clock) -> tuple[float, int, State]:
         """Share that is right on validation data in the best epoch, that epoch, and the weights after it."""
         network: Any = self._on_chip(self.training_noise) if self.training_noise else self.network
         rates = [factor * rate for rate in RATES]

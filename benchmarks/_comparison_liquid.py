@@ -1,8 +1,9 @@
-"""Liquids in the comparison: the static one of NALSM with a linear readout of its spike counts."""
+"""Liquids in the comparison: the static one of NALSM with a linear readout of its spikes."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -18,11 +19,14 @@ _BATCH = 250
 
 
 class LiquidMachine(Linear):
-    """Counts of a static liquid, with its recurrent weights or without them, and a linear readout.
+    """A static liquid, with its recurrent weights or without them, and a linear readout.
+
+    It reads the neurons' counts or their filtered spikes at the end, a number a neuron either way; of several features
+    of the config, those that did best on validation data.
 
     Args:
         view, seed: data, and the network.
-        config: preset and weights of the liquid.
+        config: preset, weights and features of the liquid.
         recurrent: whether recurrent weights are there.
         quiet: no progress bar.
     """
@@ -31,7 +35,7 @@ class LiquidMachine(Linear):
 
     def __init__(self, view: View, seed: int, config: Config, *, recurrent: bool, quiet: bool = True) -> None:
         super().__init__(view, seed)
-        self.quiet = quiet
+        self.quiet, self.tau_seconds, self.tried = quiet, config.tau_seconds, config.features
         self.liquid = make_liquid(config, view.task, seed)
         if not recurrent:
             self.liquid.weight = torch.zeros_like(self.liquid.weight)
@@ -40,13 +44,17 @@ class LiquidMachine(Linear):
             require_well(seen, config.weight)
         self.health = seen.figures
 
-    def training_features(self, clock: Clock) -> Tensor:
-        found = []
+    def training_features(self, clock: Clock) -> Mapping[str, Tensor]:
+        found: dict[str, list[Tensor]] = {name: [] for name in self.tried}
         starts = range(0, self.view.samples, _BATCH)
         for start in tqdm(starts, desc="features", unit="batch", leave=False, disable=self.quiet):
             at = torch.arange(start, min(start + _BATCH, self.view.samples))
-            found.append(self._reading(self.view.task.train.trains(at, self.seed), clock))
-        return torch.cat(found)
+            trains = self.view.task.train.trains(at, self.seed)
+            with clock.running():
+                made = self._run(self.liquid, trains, self.tried)
+            for name, values in made.items():
+                found[name].append(values)
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
     def given(self, at: slice) -> Tensor:
         return self.view.task.test.trains(torch.arange(at.start, at.stop), self.seed)
@@ -58,7 +66,14 @@ class LiquidMachine(Linear):
             liquid.weight = noisy(liquid.weight, noise, generator)
             if liquid.input_weight is not None:
                 liquid.input_weight = noisy(liquid.input_weight, noise, generator)
-        return liquid.run(x, health="ignore").counts
+        return self._run(liquid, x, (self.feature,))[self.feature]
+
+    def _run(self, liquid: snn.Liquid, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """These features ``[batch, neurons]`` of trains ``[batch, time, channels]``."""
+        record = snn.Record(trace_seconds=self.tau_seconds) if "filter" in names else None
+        run = liquid.run(x, record=record, health="ignore")
+        made = {"counts": run.counts} | ({} if run.trace is None else {"filter": run.trace})
+        return {name: made[name] for name in names}
 
     def fixed_parameters(self) -> int:
         return sum(int((w != 0).sum()) for w in (self.liquid.weight, self.liquid.input_weight) if w is not None)

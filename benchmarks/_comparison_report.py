@@ -1,11 +1,14 @@
-"""Table and figure of the comparison: a line a data set and row, means and deviations over seeds."""
+"""Tables and figure of the comparison: a line a data set and row, means and deviations over seeds, and their gaps."""
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -14,6 +17,15 @@ from benchmarks._suite import deviation
 from eqprop._figures import BLUE, GREEN, ORANGE, PURPLE, RED, _tidy
 
 _NOISES = (BLUE, ORANGE, RED, PURPLE, GREEN)
+# what is asked of which rows: what hidden units add to the input, recurrence to a liquid, and spikes to random features
+GAPS = (("ep", "input"), ("liquid", "recurrence-off"), ("liquid", "random-relu"))
+SEES = (
+    "`ep`, `ep-chip`, `ep-256`, `random-relu` and `input` see a still vector: pixels of an image; counts of 2 x 2 "
+    "pixels of an event file, of both polarities; counts of a recording's 40 channels in five parts of time. Liquids "
+    "see the spike trains, and their linear readouts a number a neuron: its count, or, of recordings, its count or its "
+    "filtered spikes at the end. `spiking` and `spiking-128` see the trains in about fifty steps, event files in 2 x 2 "
+    "pixels. All learn from the same training samples, and choose by the same validation samples."
+)
 
 
 def summarise(records: Sequence[Mapping[str, Any]], order: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -38,6 +50,7 @@ def summarise(records: Sequence[Mapping[str, Any]], order: Sequence[tuple[str, s
                 "accuracy_percent": {noise: statistics.fmean(values) for noise, values in by_noise.items()},
                 "accuracy_deviation": {noise: deviation(values) for noise, values in by_noise.items()},
                 "kind": own[0]["kind"],
+                "chosen": _chosen(own),
                 **{
                     name: statistics.fmean(r[name] for r in own)
                     for name in (
@@ -53,14 +66,95 @@ def summarise(records: Sequence[Mapping[str, Any]], order: Sequence[tuple[str, s
     return lines
 
 
+def _chosen(records: Sequence[Mapping[str, Any]]) -> str:
+    """What the runs of a row chose on validation data, the commonest first, with how many chose it."""
+    found = []
+    for settings in (record["settings"] for record in records):
+        if "readout" in settings:
+            found.append(f"{settings['readout']} of {settings['feature']}")
+        else:
+            found.append(f"{settings['factor']:g} x rates")
+    counted = Counter(found).most_common()
+    return ", ".join(what + (f" ({times} of {len(found)})" if len(counted) > 1 else "") for what, times in counted)
+
+
+def gaps(records: Sequence[Mapping[str, Any]], datasets: Sequence[str]) -> list[dict[str, Any]]:
+    """How much more a row has than another (`GAPS`) without noise, over the seeds that both have, in per cent.
+
+    ``error_seeds`` is the standard error over seeds, of differences within a seed (None of one seed); ``error_test``
+    that over test samples: of differences within a sample, averaged over seeds, where all answers were kept
+    (``paired``), else the larger one of rows that err independently.
+    """
+    made = []
+    for dataset in datasets:
+        for row, other in GAPS:
+            both = [
+                {r["seed"]: r for r in records if (r["dataset"], r["label"]) == (dataset, label)}
+                for label in (row, other)
+            ]
+            seeds = sorted(both[0].keys() & both[1].keys())
+            if not seeds:
+                continue
+            mine, theirs = ([own[seed] for seed in seeds] for own in both)
+            pairs = zip(mine, theirs, strict=True)
+            differences = [a["accuracy_percent"] - b["accuracy_percent"] for a, b in pairs]
+            spread, paired = deviation(differences), all("right" in r for r in (*mine, *theirs))
+            made.append(
+                {
+                    "dataset": dataset,
+                    "row": row,
+                    "against": other,
+                    "seeds": len(seeds),
+                    "more_percent": statistics.fmean(differences),
+                    "error_seeds": None if spread is None else spread / math.sqrt(len(seeds)),
+                    "error_test": _paired_error(mine, theirs) if paired else _unpaired_error(mine, theirs),
+                    "paired": paired,
+                }
+            )
+    return made
+
+
+def _paired_error(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> float:
+    gain = torch.zeros(())
+    for sign, own in ((1, mine), (-1, theirs)):
+        gain = gain + sign * torch.tensor([[float(c) for c in r["right"]] for r in own], dtype=torch.float64).mean(0)
+    return 100 * float(gain.std(correction=0)) / math.sqrt(len(gain))
+
+
+def _unpaired_error(mine: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]) -> float:
+    shares = [statistics.fmean(r["accuracy_percent"] for r in own) / 100 for own in (mine, theirs)]
+    return 100 * math.sqrt(sum(p * (1 - p) for p in shares) / mine[0]["key"]["tests"])
+
+
+def gap_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """The gaps as Markdown."""
+    text = [
+        "| data | row | against | seeds | more by, % | standard error over seeds | over test samples |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for gap in found:
+        cells = [
+            TITLES.get(gap["dataset"], gap["dataset"]),
+            gap["row"],
+            gap["against"],
+            str(gap["seeds"]),
+            f"{gap['more_percent']:+.2f}",
+            "" if gap["error_seeds"] is None else f"{gap['error_seeds']:.2f}",
+            f"{gap['error_test']:.2f}" + ("" if gap["paired"] else ", not paired"),
+        ]
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
 def table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The lines as Markdown."""
     noises = list(lines[0]["accuracy_percent"])
+    chose = any(line.get("chosen") for line in lines)  # records from before readouts were chosen do not say
     shown = " | ".join(f"{100 * float(n):g} % noise" for n in noises[1:])
     text = [
         f"| data | row | seeds | accuracy % | {f'{shown} | ' if shown else ''}trained parameters | fixed weights "
-        "| operations an inference | training s | inference ms |",
-        "|---" * (9 + len(noises)) + "|",
+        f"| operations an inference | training s | inference ms |{' chosen on validation data |' if chose else ''}",
+        "|---" * (8 + len(noises) + chose) + "|",
     ]
     for line in lines:
         spread = line["accuracy_deviation"][noises[0]]
@@ -75,6 +169,7 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
             f"{line['operations']:,.0f} {'MAC' if line['kind'] == 'MAC' else 'SynOp'}",
             f"{line['training_cpu_seconds']:.1f}",
             f"{line['inference_cpu_milliseconds']:.3f}",
+            *([line["chosen"]] if chose else []),
         ]
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"

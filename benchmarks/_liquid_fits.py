@@ -63,15 +63,26 @@ def by_speaker(speakers: Tensor) -> list[Sides]:
 
 
 def fit(
-    readout: str, train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], seed: int = 0
+    readout: str,
+    train: tuple[Tensor, Tensor],
+    validation: tuple[Tensor, Tensor],
+    seed: int = 0,
+    *,
+    refit: bool = True,
 ) -> tuple[snn.Readout, dict[str, Any]]:
     """A readout with the settings that did best on validation data, and these settings.
+
+    Args:
+        readout: one of `READOUTS`.
+        train, validation: features ``[samples, features]`` and labels.
+        seed: of the order of batches.
+        refit: ridge regression learns once more from training and validation data; softmax never does.
 
     Raises:
         DataError: features that are all constant, as those of a silent liquid.
     """
     if readout == "ridge":
-        ridge = snn.RidgeReadout(_PENALTIES, seed=seed).fit(*train, validation)
+        ridge = snn.RidgeReadout(_PENALTIES, refit=refit, seed=seed).fit(*train, validation)
         return ridge, {"penalty": ridge.penalty_, "validation": max(ridge.validation_scores_.values())}
     tried = (_NALSM,) if readout == AS_PUBLISHED else _SOFTMAX
     fitted = [(snn.SoftmaxReadout(seed=seed, **settings).fit(*train, validation), settings) for settings in tried]

@@ -1,11 +1,20 @@
 """Equilibrium propagation beside liquids, their controls and a trained spiking network: one table, one figure.
 
-Images, event files and spoken digits, the same samples for all. At an equal number of trained parameters, that of a
-linear readout of 1,000 features (10,010): networks of centred EP (``ep``; ``ep-chip`` learns on a chip with 10 % read
-noise), the static liquid of NALSM (``liquid``), the same without its recurrent weights (``recurrence-off``), random
-ReLU features (``random-relu``), and a recurrent spiking network of norse's neurons trained by surrogate gradients
-(``spiking``). Beside them, at other numbers: the input with a linear readout (``input``), ``ep-256`` and
-``spiking-128``. Each row and seed is a run of its own: the same command goes on with what is missing.
+Images, event files and spoken digits: the same training samples for all, the same validation samples to choose settings
+by, the same test samples. At an equal number of trained parameters, that of a linear readout of 1,000 features
+(10,010): networks of centred EP (``ep``; ``ep-chip`` learns on a chip with 10 % read noise), the static liquid of NALSM
+(``liquid``), the same without its recurrent weights (``recurrence-off``), random ReLU features (``random-relu``), and a
+recurrent spiking network of norse's neurons trained by surrogate gradients (``spiking``). Beside them, at other
+numbers: the input with a linear readout (``input``), ``ep-256`` and ``spiking-128``. Linear readouts choose between
+ridge regression and softmax; EP and spiking networks between three factors on their learning rates.
+
+What each row sees: ``ep``, ``ep-chip``, ``ep-256``, ``random-relu`` and ``input`` a still vector, the pixels of an
+image, the counts of 2 x 2 pixels of an event file, or the counts of a recording's 40 channels in five parts of time;
+liquids the spike trains, of which their readouts see a number a neuron: its count, or, of recordings, its count or its
+filtered spikes at the end; spiking networks the trains, too, in about fifty steps.
+
+Each row and seed is a run of its own: the same command goes on with what is missing, and computes anew what an earlier
+version of this script had under another protocol.
 """
 
 from __future__ import annotations
@@ -28,8 +37,8 @@ from benchmarks._common import add_output_options, finish, new_parser, run_main
 from benchmarks._comparison_data import View
 from benchmarks._comparison_ep import EpMachine
 from benchmarks._comparison_liquid import LiquidMachine
-from benchmarks._comparison_machines import BUDGET, Clock, Linear, Machine, RandomRelu, accuracies
-from benchmarks._comparison_report import draw, summarise, table
+from benchmarks._comparison_machines import BUDGET, Clock, Linear, Machine, RandomRelu, accuracy, right_answers
+from benchmarks._comparison_report import SEES, draw, gap_table, gaps, summarise, table
 from benchmarks._comparison_spiking import SpikingMachine
 from benchmarks._liquid_config import make_config, within
 from benchmarks._liquid_data import DATASETS, Task, load_task
@@ -71,6 +80,10 @@ class Row:
 LABELS = (
     "ep", "ep-chip", "liquid", "recurrence-off", "random-relu", "spiking", "input", "ep-256", "spiking-128",
 )  # fmt: skip
+# By which a row learns and chooses, 1 in records that have none: finished runs under another are computed anew.
+# 2: readouts are ridge regression or softmax, of counts or filtered spikes, and learn from training samples only;
+# spiking networks choose a factor on their rate.
+PROTOCOLS = dict.fromkeys(LABELS, 2) | dict.fromkeys(("ep", "ep-chip", "ep-256"), 1)
 
 
 def options() -> argparse.ArgumentParser:
@@ -116,7 +129,7 @@ def machine(row: Row, view: View, seed: int, arguments: argparse.Namespace) -> M
     """What learns in this row."""
     quiet, more = arguments.quiet, _MORE if view.samples < _FEW else 1
     if row.label in _LIQUIDS:
-        words = ["--preset", PRESET, "--dataset", row.dataset, "--feature", "counts"]
+        words = ["--preset", PRESET, "--dataset", row.dataset]
         config = make_config(liquid.options().parse_args(words), view.task, torch.device("cpu"))
         return LiquidMachine(view, seed, config, recurrent=row.label == "liquid", quiet=quiet)
     ep = functools.partial(EpMachine, view, seed, epochs=arguments.epochs or more * EP_EPOCHS, quiet=quiet)
@@ -139,10 +152,12 @@ def learn(row: Row, view: View, seed: int, arguments: argparse.Namespace) -> dic
     """Train, and test at every noise."""
     made, training, inference = machine(row, view, seed, arguments), Clock(), Clock()
     made.train(training)
-    found = accuracies(made, arguments.noise, _BATCH, inference)
+    right = right_answers(made, arguments.noise, _BATCH, inference)
+    found = {noise: accuracy(answers) for noise, answers in right.items()}
+    first = f"{arguments.noise[0]:g}"
     return {
         "row": row.name, "dataset": row.dataset, "label": row.label, "seed": seed, "key": key_of(view, arguments),
-        "accuracy_percent": found[f"{arguments.noise[0]:g}"], "accuracies": found,
+        "protocol": PROTOCOLS[row.label], "accuracy_percent": found[first], "accuracies": found, "right": right[first],
         "trained_parameters": made.trained_parameters(), "fixed_parameters": made.fixed_parameters(),
         "operations": made.operations(), "kind": made.kind,
         "training_cpu_seconds": training.seconds,
@@ -176,6 +191,7 @@ def train(rows: Sequence[Row], arguments: argparse.Namespace) -> list[str]:
     views = {name: view_of(task, arguments) for name, task in tasks.items()}
     if arguments.overwrite:
         _clear(arguments.out)
+    finished = {(record["row"], record["seed"]) for record in _records(arguments.out)}
     planned = [{"dataset": name, "key": key_of(view, arguments)} for name, view in views.items()]
     require_alike([*_records(arguments.out), *planned])
     bar = tqdm(total=len(rows) * arguments.seeds, desc="runs", unit="run", disable=arguments.quiet)
@@ -184,20 +200,21 @@ def train(rows: Sequence[Row], arguments: argparse.Namespace) -> list[str]:
             for seed in range(arguments.seeds):
                 for row in (r for r in rows if r.dataset == dataset):
                     bar.set_postfix_str(f"{row.name} seed {seed}")
-                    folder = arguments.out / row.name / f"seed{seed}"
-                    if not _finished(folder):
+                    if (row.name, seed) not in finished:
+                        folder = arguments.out / row.name / f"seed{seed}"
                         folder.mkdir(parents=True, exist_ok=True)
                         keep(folder, learn(row, view, seed, arguments))
                     bar.update()
     return skipped
 
 
-def _finished(folder: Path) -> bool:
-    return (folder / "result.json").exists()
-
-
 def _records(out: Path) -> list[dict[str, Any]]:
-    """Finished runs; of other scripts' records, none."""
+    """Finished runs of the present protocols."""
+    return [record for record in _written(out) if record.get("protocol", 1) == PROTOCOLS.get(record["label"])]
+
+
+def _written(out: Path) -> list[dict[str, Any]]:
+    """Finished runs of any protocol; of other scripts' records, none."""
     return [record for runs in results(out).values() for _, record in runs if "label" in record]
 
 
@@ -219,21 +236,26 @@ def _told(key: Mapping[str, Any]) -> str:
 
 def _clear(out: Path) -> None:
     """Remove finished runs, and nothing else."""
-    for record in _records(out):
+    for record in _written(out):
         (out / record["row"] / f"seed{record['seed']}" / "result.json").unlink(missing_ok=True)
 
 
 # -- report ------------------------------------------------------------------------------------------------------------
 
 
-def headline(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Accuracy of every line without noise."""
+def headline(lines: Sequence[dict[str, Any]], differences: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy of every line without noise, and the gaps with their standard errors."""
     found = []
     for line in lines:
         noise = next(iter(line["accuracy_percent"]))
         several = f", mean of {line['seeds']} seeds" if line["seeds"] > 1 else ""
         name = f"{line['dataset']}, {line['row']}, {line['trained_parameters']:,.0f} trained parameters{several}"
         found.append({"name": name, "value": line["accuracy_percent"][noise], "unit": "%"})
+    for gap in differences:
+        errors = [] if gap["error_seeds"] is None else [f"{gap['error_seeds']:.2f} over {gap['seeds']} seeds"]
+        errors.append(f"{gap['error_test']:.2f} over test samples")
+        name = f"{gap['dataset']}, {gap['row']} above {gap['against']}, standard error {' and '.join(errors)}"
+        found.append({"name": name, "value": gap["more_percent"], "unit": "%"})
     return found
 
 
@@ -261,15 +283,20 @@ def main(arguments: argparse.Namespace) -> None:
     lines = summarise(records, [(row.dataset, row.label) for row in rows])
     if not lines:
         raise ConfigError(f"--report: found no finished run below {arguments.out.name}, needed at least one")
+    differences = gaps(records, list(dict.fromkeys(row.dataset for row in rows)))
     print(table(lines))
+    if differences:
+        print(gap_table(differences))
     run = eqprop.Run.create(arguments.out / "report", {"rows": [row.name for row in chosen]}, overwrite=True)
     run.save_figure("comparison", draw(lines, LABELS))
     finish(
         arguments,
         title="Equilibrium propagation, liquids, their controls and a trained spiking network",
-        headline=headline(lines),
+        headline=headline(lines, differences),
         details={
             "rows": lines,
+            "gaps": differences,
+            "sees": SEES,
             "seeds": list(range(max(line["seeds"] for line in lines))),
             "budget_trained_parameters": BUDGET,
             "samples": {record["dataset"]: record["key"] for record in records},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,24 @@ import pytest
 import torch
 
 import snn
-from benchmarks import _common, _liquid_data, comparison
+from benchmarks import _common, _comparison_machines, _liquid_data, comparison
 from benchmarks._common import run_main
 from benchmarks._comparison_data import View, _binned, _coarser, _pooled
 from benchmarks._comparison_ep import EpMachine, hidden_within
-from benchmarks._comparison_machines import BUDGET, Clock, Linear, Machine, RandomRelu, accuracies, noisy
-from benchmarks._comparison_report import summarise, table
+from benchmarks._comparison_liquid import LiquidMachine
+from benchmarks._comparison_machines import (
+    BUDGET,
+    FACTORS,
+    Clock,
+    Linear,
+    Machine,
+    RandomRelu,
+    accuracy,
+    best_trial,
+    noisy,
+    right_answers,
+)
+from benchmarks._comparison_report import gap_table, gaps, summarise, table
 from benchmarks._comparison_spiking import SpikingMachine, recurrent_within
 from benchmarks._liquid_data import Part, Task
 from eqprop._errors import ConfigError
@@ -23,7 +36,11 @@ from eqprop._errors import ConfigError
 CLASSES, CHANNELS, STEPS = 3, 30, 80
 
 
-def part(count: int, seed: int) -> Part:
+def accuracies(machine: Machine, noises: Sequence[float], batch: int, clock: Clock) -> dict[str, float]:
+    return {noise: accuracy(right) for noise, right in right_answers(machine, noises, batch, clock).items()}
+
+
+def part(count: int, seed: int, *, speakers: bool = False) -> Part:
     """Synthetic trains: each class has channels of its own that spike more."""
     labels = torch.arange(count) % CLASSES
 
@@ -35,11 +52,12 @@ def part(count: int, seed: int) -> Part:
             made.append(torch.rand(STEPS, CHANNELS, generator=torch.Generator().manual_seed(1000 * seed + i)) < p)
         return torch.stack(made)
 
-    return Part(labels, trains)
+    return Part(labels, trains, speakers=torch.arange(count) % 2 if speakers else None)
 
 
-def task(name: str = "toy") -> Task:
-    return Task(name, "made here", part(120, 1), part(30, 2), CHANNELS, STEPS, 1e-3, {"kind": "toy"}, ())
+def task(name: str = "toy", *, speakers: bool = False) -> Task:
+    parts = part(120, 1, speakers=speakers), part(30, 2, speakers=speakers)
+    return Task(name, "made here", *parts, CHANNELS, STEPS, 1e-3, {"kind": "toy"}, ())
 
 
 @pytest.fixture
@@ -147,6 +165,113 @@ def test_a_chip_is_read_anew_in_every_pass_and_alike_by_all_of_its_samples(view:
     torch.testing.assert_close(first, first[:1].expand_as(first))
 
 
+class Given(Linear):
+    """A readout of these features."""
+
+    def __init__(self, view: View, features: dict[str, torch.Tensor], test: torch.Tensor) -> None:
+        super().__init__(view, 0)
+        self._features, self._test = features, test
+
+    def training_features(self, clock: Clock) -> dict[str, torch.Tensor]:
+        return self._features
+
+    def given(self, at: slice) -> torch.Tensor:
+        return self._test[at]
+
+
+def test_the_readout_that_validates_best_is_kept_whatever_its_scale(view: View) -> None:
+    """Classes are angles here, and lengths vary a hundredfold: only the readout of shares sees them alike."""
+    g = torch.Generator().manual_seed(0)
+    y, y_test = view.labels
+    angles = torch.stack([torch.nn.functional.one_hot(torch.arange(3), 3).float() + 1.2]).squeeze(0)
+
+    def features(labels: torch.Tensor) -> torch.Tensor:
+        return angles[labels] * 10 ** (4 * torch.rand(len(labels), 1, generator=g) - 2)
+
+    made = Given(view, {"angles": features(y)}, features(y_test))
+    made.train(Clock())
+    assert made.settings["readout"] == "softmax" and made.settings["scale"] == "share"
+    found = accuracies(made, (0.0, 0.001, 3.0), 30, Clock())
+    x = made.given(slice(0, 30))
+    assert found["0"] == 100 * made.readout.score(x, y_test) > 90
+    assert found["0.001"] > 80 and found["3"] < 80
+
+
+def test_readouts_learn_from_training_samples_alone(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validation samples choose the feature; what they are is not learned, as by ridge regression that is refitted."""
+    monkeypatch.setattr(_comparison_machines, "READOUTS", ("ridge",))
+    y, sides = view.labels[0], view.sides
+    g = torch.Generator().manual_seed(0)
+    good = torch.nn.functional.one_hot(y, 3) + 0.5 * torch.randn(120, 3, generator=g)
+    made = Given(view, {"bad": torch.randn(120, 3, generator=g), "good": good}, good[:30])
+    made.train(Clock())
+    assert made.feature == made.settings["feature"] == "good"
+    elsewhere = good.clone()
+    elsewhere[sides[1]] += 1e-3 * torch.randn(len(sides[1]), 3, generator=g)  # refitted, it would change
+    again = Given(view, {"good": elsewhere}, good[:30])
+    again.train(Clock())
+    assert torch.equal(again.readout.coef_, made.readout.coef_)
+
+
+def test_the_best_factor_on_the_rates_is_kept_and_the_first_of_equals() -> None:
+    tried: list[float] = []
+
+    def trial(factor: float) -> tuple[float, int, dict[str, torch.Tensor]]:
+        tried.append(factor)
+        return (0.5 if factor == 1.0 else 0.8), 3, {"w": torch.tensor(factor)}
+
+    kept, chosen = best_trial(trial)
+    assert tuple(tried) == FACTORS and float(kept["w"]) == pytest.approx(0.3)
+    assert chosen == {"factor": 0.3, "epoch": 3, "validation": 0.8}
+
+
+def test_spiking_networks_have_as_many_trials_as_ep(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("norse")
+    tried: dict[str, list[tuple[Any, Any, Any]]] = {"ep": [], "spiking": []}
+    for kind, name in ((EpMachine, "ep"), (SpikingMachine, "spiking")):
+        real = kind._trained
+
+        def watched(self: Any, *words: Any, real: Any = real, name: str = name) -> Any:
+            started = {key: value.clone() for key, value in self.network.state_dict().items()}
+            found = real(self, *words)
+            tried[name].append((words[-2], started, found[0]))
+            return found
+
+        monkeypatch.setattr(kind, "_trained", watched)
+    for name, made in (
+        ("ep", EpMachine(view, 0, hidden=8, epochs=2)),
+        ("spiking", SpikingMachine(view, 0, hidden=8, epochs=2)),
+    ):
+        made.train(Clock())
+        factors, starts, rights = zip(*tried[name], strict=True)
+        assert factors == FACTORS
+        assert all(torch.equal(one[key], starts[0][key]) for one in starts for key in one)
+        assert made.settings["validation"] == max(rights)
+
+
+@pytest.mark.parametrize("speakers", [False, True])
+def test_liquids_choose_between_counts_and_filtered_spikes_of_sounds_alone(
+    speakers: bool, toy: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_liquid_data.DATASETS, "toy", lambda *_: task(speakers=speakers))
+    view = View(task(speakers=speakers), 120, 30)
+    row = comparison.Row("toy", "liquid")
+    made = comparison.machine(row, view, 0, comparison.options().parse_args(["--quiet"]))
+    assert isinstance(made, LiquidMachine)
+    found = made.training_features(Clock())
+    assert list(found) == (["counts", "filter"] if speakers else ["counts"])
+    assert len({x.shape for x in found.values()}) == 1
+    trains = view.task.train.trains(torch.arange(120), 0)
+    spikes = made.liquid.run(trains, record=snn.Record(spikes=True), health="ignore").recorded("spikes")
+    assert torch.equal(found["counts"], spikes.sum(1).float())
+    if speakers:
+        torch.testing.assert_close(found["filter"], snn.ExponentialFilter(0.03)(spikes), rtol=1e-4, atol=1e-6)
+        made.train(Clock())
+        assert made.settings["feature"] in found
+        x = made.features(trains[:5], 0.0, torch.Generator())
+        torch.testing.assert_close(x, found[made.settings["feature"]][:5])
+
+
 def test_test_labels_change_nothing_that_is_learned(view: View) -> None:
     turned = task()
     turned.test.labels.copy_((turned.test.labels + 1) % CLASSES)
@@ -176,7 +301,11 @@ def test_runs_are_kept_reported_and_recorded(
     assert rows["recurrence-off"]["fixed_parameters"] < rows["liquid"]["fixed_parameters"]
     assert rows["liquid"]["operations"] > rows["recurrence-off"]["operations"]
     assert (tmp_path / "results" / "comparison-comparison.png").exists()
-    assert "| toy | liquid | 1 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| toy | liquid | 1 |" in said and "| toy | ep | input | 1 |" in said
+    assert {gap["row"]: gap["against"] for gap in summary["gaps"]} == {"ep": "input", "liquid": "recurrence-off"}
+    assert all(gap["paired"] and gap["error_seeds"] is None for gap in summary["gaps"])
+    assert " of counts" in rows["liquid"]["chosen"] and "x rates" in rows["ep"]["chosen"]
     script(out, "--rows", "*/random-relu", "--seeds", "2")  # the others are there
     assert all(path.stat().st_mtime_ns == files[path] for path in files)
     again = json.loads((out / "report" / "summary.json").read_text())
@@ -187,6 +316,30 @@ def test_runs_are_kept_reported_and_recorded(
     script(out, "--rows", "*/input", "--samples", "90", "--overwrite")
     again = json.loads((out / "report" / "summary.json").read_text())
     assert [row["row"] for row in again["rows"]] == ["input"] and again["samples"]["toy"]["samples"] == 90
+
+
+def test_only_rows_of_another_protocol_are_computed_anew(
+    tmp_path: Path, toy: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records without a protocol are of the first, in which EP has stayed."""
+    out = tmp_path / "run"
+    script(out, "--rows", "*/ep", "*/input", "*/random-relu")
+    files = {path.parts[-3]: path for path in out.glob("*/*/seed0/result.json")}
+    for path in (files["ep"], files["input"]):
+        record = json.loads(path.read_text())
+        del record["protocol"], record["right"]
+        path.write_text(json.dumps(record | {"accuracy_percent": 12.0, "accuracies": {"0": 12, "0.1": 12, "0.3": 12}}))
+    script(out, "--report")
+    shown = json.loads((out / "report" / "summary.json").read_text())["rows"]
+    assert [row["row"] for row in shown] == ["ep", "random-relu"] and shown[0]["accuracy_percent"]["0"] == 12
+    before = {name: path.read_bytes() for name, path in files.items()}
+    script(out, "--rows", "*/ep", "*/input", "*/random-relu")
+    changed = [name for name, path in files.items() if path.read_bytes() != before[name]]
+    assert changed == ["input"] and json.loads(files["input"].read_text())["accuracy_percent"] > 80
+    (gap,) = json.loads((out / "report" / "summary.json").read_text())["gaps"]
+    assert gap["row"] == "ep" and not gap["paired"]
+    script(out, "--rows", "*/random-relu", "--overwrite")
+    assert [path.parts[-3] for path in out.glob("*/*/seed0/result.json")] == ["random-relu"]
 
 
 def test_without_norse_the_other_rows_run(
@@ -207,13 +360,43 @@ def test_means_are_over_seeds() -> None:
         1.0,
     )
     records = [
-        numbers | {"dataset": "d", "label": "a", "accuracies": {"0": v, "0.5": 1.0}, "epochs": 1, "kind": "MAC"}
+        numbers
+        | {
+            "dataset": "d",
+            "label": "a",
+            "accuracies": {"0": v, "0.5": 1.0},
+            "epochs": 1,
+            "kind": "MAC",
+            "settings": {"factor": 0.3 if v < 85 else 1.0},
+        }
         for v in (80.0, 90.0)
     ]
     (line,) = summarise(records, [("d", "b"), ("d", "a")])
     assert line["accuracy_percent"] == {"0": 85.0, "0.5": 1.0} and line["seeds"] == 2
     assert line["accuracy_deviation"]["0"] == pytest.approx(50**0.5)
     assert "| d | a | 2 | 85.00 +- 7.07 | 1.00 |" in table([line])
+    assert line["chosen"] == "0.3 x rates (1 of 2), 1 x rates (1 of 2)"
+    head, rule, row = table([line]).splitlines()
+    assert head.count("|") == rule.count("|") == row.count("|")
+
+
+def test_gaps_are_of_the_same_seeds_and_test_samples() -> None:
+    def record(label: str, seed: int, right: str) -> dict[str, Any]:
+        found = {"dataset": "d", "label": label, "seed": seed, "right": right, "key": {"tests": len(right)}}
+        return found | {"accuracy_percent": accuracy(right)}
+
+    liquids = [record("liquid", 0, "1101"), record("liquid", 1, "1111"), record("liquid", 2, "0000")]
+    offs = [record("recurrence-off", 0, "1001"), record("recurrence-off", 1, "1001")]
+    (gap,) = gaps([*liquids, *offs], ["d"])
+    assert gap["seeds"] == 2 and gap["more_percent"] == 37.5 and gap["paired"]
+    assert gap["error_seeds"] == pytest.approx(12.5)  # of 25 and 50
+    gain = torch.tensor([0.0, 1.0, 0.5, 0.0])  # of a sample, the mean of both seeds
+    assert gap["error_test"] == pytest.approx(100 * float(gain.std(correction=0)) / 2)
+    del offs[0]["right"]
+    (gap,) = gaps([*liquids, *offs], ["d"])
+    assert not gap["paired"] and gap["error_test"] == pytest.approx(100 * ((0.875 * 0.125 + 0.5 * 0.5) / 4) ** 0.5)
+    assert "| d | liquid | recurrence-off | 2 | +37.50 | 12.50 |" in gap_table([gap])
+    assert gaps(liquids, ["d"]) == []
 
 
 @pytest.mark.parametrize(
