@@ -33,7 +33,7 @@ def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: Mapping[
     most = max(v["samples"] for v in lines)
     several = len({v["feature"] for v in lines}) > 1
     own = [[v for v in lines if (v["split"], v["readout"]) == panel and v["samples"] == most] for panel in panels]
-    figure = Figure(figsize=(5.2 * len(panels), 1.1 + 0.28 * max(map(len, own))), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(panels), 1.3 + 0.28 * max(map(len, own))), layout="constrained")
     for axes, panel, mine in zip(
         figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, own, strict=True
     ):
@@ -45,12 +45,18 @@ def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: Mapping[
         if published and panel[0] == OFFICIAL:
             for (what, value), style in zip(published.items(), _STYLES, strict=False):
                 axes.axvline(value, color=GREEN, linewidth=1.0, linestyle=style, label=f"published, {what}")
-            axes.legend(frameon=False, fontsize="small", loc="lower left")
         names = [f"{line['arm']} ({line['feature'] + ', ' if several else ''}{line['width']:,})" for line in mine]
         axes.set(yticks=range(len(mine)), ylim=(len(mine) - 0.5, -0.5), xlabel="test accuracy (%)")
         axes.set_yticklabels(names, fontsize="small")
         axes.set_title(f"{panel[0]}, {panel[1]}", loc="left", fontsize="medium")
         _tidy(axes)
+    shown = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if shown:  # below the panels, where it covers no point
+        figure.legend(
+            [*shown.values()], [*shown], frameon=False, fontsize="small", ncols=len(shown), loc="outside lower center"
+        )
     figure.suptitle(title, fontsize=11)
     return figure
 

@@ -14,6 +14,10 @@ from benchmarks._liquid_health import PLASTIC_PUBLISHED, PUBLISHED
 from eqprop._history import History
 
 FULL = 60_000  # training samples of the published figures
+MEANING = (
+    'Accuracy: +- is the standard deviation over networks. "liquid more by": over the arm of that line, with the '
+    "standard error over test samples, of answers that are averaged over networks."
+)
 TITLES = {"nmnist": "N-MNIST", "mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "spoken-digits": "spoken digits"}
 
 
@@ -72,8 +76,10 @@ def headline(
     """The figures that matter: the liquid, each control, what plasticity and recurrence add, and health of both."""
     name, lead = config.features[0], config.readouts[0]
     found: list[dict[str, Any]] = []
+    # what the run is about leads
+    arms = ARMS if config.plastic is None else (config.plastic, *(arm for arm in ARMS if arm != config.plastic))
     for readout in config.readouts:
-        for arm in ARMS:
+        for arm in arms:
             line = find(made, split=OFFICIAL, feature=name, readout=readout, arm=arm, samples=config.samples)
             if line is None:
                 continue
@@ -110,13 +116,22 @@ def headline(
 
 
 def table(made: Sequence[dict[str, Any]], config: Config) -> str:
-    """The lines as Markdown, with what was published of the same."""
+    """The lines as Markdown, those of a liquid followed by its controls, with what was published of the same."""
+    kinds = list(dict.fromkeys((line["split"], line["feature"], line["readout"]) for line in made))
+    together = sorted(
+        made,
+        key=lambda line: (
+            kinds.index((line["split"], line["feature"], line["readout"])),
+            line["samples"],
+            ARMS.index(line["arm"]),
+        ),
+    )
     text = [
         "| split | feature | readout | training samples | arm | width | networks | accuracy % | published % "
         "| liquid more by |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for line in made:
+    for line in together:
         spread = "" if line["deviation"] is None else f" +- {line['deviation']:.2f}"
         beside = comparable(config, line)
         cells = [

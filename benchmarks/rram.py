@@ -28,6 +28,7 @@ from benchmarks._liquid_health import look, require_well
 from benchmarks._liquid_report import TITLES
 from benchmarks._rram_figures import CURVES, robustness
 from benchmarks._rram_points import Config, chip, completed, run, run_many, task_of, together
+from benchmarks._rram_report import ARMS, meaning, table
 from eqprop._errors import ConfigError
 from eqprop._names import lookup
 from eqprop._runs import Run
@@ -36,12 +37,6 @@ from snn._resistive_liquid import SCOPES
 
 MODULE = "benchmarks.rram"
 LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-ARMS = {
-    "accuracy_percent": "liquid",
-    "recurrence_off_percent": "recurrence off",
-    "random_relu_percent": "random ReLU",
-    "input_percent": "input",
-}
 
 
 def options() -> argparse.ArgumentParser:
@@ -156,17 +151,11 @@ def report(
     """Table, figure and summary."""
     lines = lines_of(results)
     title = f"Resistive liquid of 200 neurons, {TITLES.get(task.name, task.name)}, {arguments.seeds} chips"
-    print("| variability | read noise | chips | liquid % | recurrence off % | random ReLU % | input % | rate Hz |")
-    print("|---|---|---|---|---|---|---|---|")
-    for line in lines:
-        own = "device" if line["variability"] is None else f"{100 * line['variability']:g} %"
-        cells = [own, f"{100 * line['read_noise']:g} %", str(line["chips"])]
-        cells += [f"{line[key]:.2f} +- {line[f'{key}_deviation']:.2f}" for key in ARMS]
-        print("| " + " | ".join([*cells, f"{line['mean_rate_hz']:.1f}"]) + " |")
-    run_ = Run(arguments.out, {})
+    print(table(lines))
+    run_, tests = Run(arguments.out, {}), base.test or len(task.test)
     curves = {name: along for name in CURVES if (along := axis(lines, name))}
     pairs = [line for line in lines if line["variability"] is not None]
-    run_.save_figure("robustness", robustness(curves, [] if arguments.curves else pairs, title))
+    run_.save_figure("robustness", robustness(curves, [] if arguments.curves else pairs, title, tests))
     finish(
         arguments,
         title=title,
@@ -175,7 +164,7 @@ def report(
             "seeds": list(range(arguments.seeds)),
             "data": task.spec(),
             "lines": lines,
-            "bands": "standard deviation over chips; test samples are the same for all",
+            "bands": meaning(lines, tests),
             "published": "Lin et al. (arXiv 2307.00771), N-MNIST: 89.66 on chips, 89.11 in software, 60,000 samples",
         },
         config=dataclasses.asdict(base) | {"levels": arguments.levels, "curves": arguments.curves},

@@ -1,5 +1,5 @@
 """Writes the results tables from benchmarks/results/*.json: a line a record with targets in README.md, every figure of
-all beside them."""
+all beside them, and a page for each record of liquids, where every figure stands beside its controls."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import RESULTS, new_parser, read_results, target_text, value_text
+from benchmarks._pages import figures_of, page
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import ConfigError
 
@@ -33,6 +34,13 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def pages(results: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[Path, str]:
+    """Paths and texts of the pages of records, with the figures that lie beside them."""
+    pictures = [path.name for path in folder.glob("*.png")]
+    made = {name: page(name, record, figures_of(name, results, pictures)) for name, record in results.items()}
+    return {folder / f"{name}.md": text for name, text in made.items() if text is not None}
+
+
 def full_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The page beside the records: a row a headline figure that has a target, or the first where none has."""
     lines = ["# Recorded results", "", "Written by `python -m benchmarks.table`; each record has its command, seeds,"]
@@ -50,8 +58,9 @@ def full_table(results: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _links(name: str, record: Mapping[str, Any]) -> str:
-    """The record, and the page of tables beside it where it names one."""
-    return f"[{name}]({name}.json)" + (f", [table]({record['page']})" if record.get("page") else "")
+    """The record, and the page of tables beside it: the one it names, or the one that is written here."""
+    beside = record.get("page") or (f"{name}.md" if page(name, record) is not None else "")
+    return f"[{name}]({name}.json)" + (f", [table]({beside})" if beside else "")
 
 
 def _figures(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -78,14 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README, help=argparse.SUPPRESS)
     parser.add_argument("--results", type=Path, default=RESULTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    page = arguments.results / "README.md"
+    beside = arguments.results / "README.md"
     try:
         results = read_results(arguments.results)
-        old = {
-            arguments.readme: arguments.readme.read_text(encoding="utf-8"),
-            page: page.read_text(encoding="utf-8") if page.exists() else "",
-        }
-        new = {arguments.readme: renewed(old[arguments.readme], results), page: full_table(results)}
+        readme = arguments.readme.read_text(encoding="utf-8")
+        new = {arguments.readme: renewed(readme, results), beside: full_table(results)}
+        new |= pages(results, arguments.results)
+        old = {path: path.read_text(encoding="utf-8") if path.exists() else "" for path in new}
     except (ConfigError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -12,9 +12,19 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import snn
-from benchmarks import _common, _liquid_data, _liquid_features, _liquid_fits, _liquid_plastic, _liquid_report, liquid
+from benchmarks import (
+    _common,
+    _liquid_data,
+    _liquid_features,
+    _liquid_figures,
+    _liquid_fits,
+    _liquid_plastic,
+    _liquid_report,
+    liquid,
+)
 from benchmarks._common import run_main
 from benchmarks._liquid_config import Config
 from benchmarks._liquid_data import Part, Task, aligned, nested_order, split
@@ -411,6 +421,26 @@ def test_digits_go_through_the_real_liquid(
     assert 0.8 < summary["health"]["branching_local"] < 1.2
 
 
+def test_the_legend_of_published_figures_covers_no_point() -> None:
+    made = [
+        {
+            "split": "official test", "feature": "counts", "readout": readout, "samples": 60_000, "arm": arm,
+            "width": 10, "accuracy_percent": value, "deviation": None,
+        }
+        for readout in ("softmax", "ridge")
+        for arm, value in (("liquid", 95.0), ("pixels", 85.0))
+    ]  # fmt: skip
+    figure = _liquid_figures.accuracy(made, "made up", {"static liquid": 95.2, "NALSM": 95.96})
+    FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["published, static liquid", "published, NALSM"]
+    box = legend.get_window_extent()
+    assert len(figure.axes) == 2 and all(axes.get_legend() is None for axes in figure.axes)
+    drawn = [axes.get_tightbbox() for axes in figure.axes]
+    assert not any(area is None or box.overlaps(area) for area in drawn)
+    assert not _liquid_figures.accuracy(made, "made up").legends
+
+
 # -- plastic liquids -------------------------------------------------------------------------------------------------
 
 
@@ -458,6 +488,7 @@ def test_a_plastic_liquid_stands_beside_the_static_one(tmp_path: Path, nalsm: di
     assert summary["plastic"]["mean_rate_hz"] != summary["health"]["mean_rate_hz"]
     names = {figure["name"].partition(" (")[0] for figure in summary["headline"]}
     assert {"plasticity adds, official test, counts, ridge", "NALSM: branching factor, local"} <= names
+    assert summary["headline"][0]["name"] == "NALSM (64), ridge, mean of 2 networks"
     assert "accuracy/NALSM" in Run.open(out).read_history()
 
 

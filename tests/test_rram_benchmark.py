@@ -13,6 +13,7 @@ from benchmarks._common import run_main
 from benchmarks._liquid_data import Part, Task
 from benchmarks._rram_figures import robustness
 from benchmarks._rram_points import Config, chip, run, run_many, without_recurrence
+from benchmarks._rram_report import ARMS
 from eqprop._errors import ConfigError
 
 CLASSES, CHANNELS, STEPS = 3, 30, 60
@@ -79,7 +80,7 @@ def test_every_pair_of_levels_is_asked_once_a_chip() -> None:
 
 
 def test_means_and_deviations_are_over_chips() -> None:
-    result = {**dict.fromkeys(rram.ARMS, 50.0), "mean_rate_hz": 1.0, "silent_share": 0.0}
+    result = {**dict.fromkeys(ARMS, 50.0), "mean_rate_hz": 1.0, "silent_share": 0.0}
     points = rram.points_of(SMALL, (0.0, 0.5), 2, curves=True)
     values = [80.0 + 10 * p.seed - 100 * (p.read_noise if p.variability is not None else 0) for p in points]
     lines = rram.lines_of([(p, result | {"accuracy_percent": v}) for p, v in zip(points, values, strict=True)])
@@ -145,7 +146,27 @@ def test_curves_that_share_an_axis_are_drawn_whole() -> None:
         return {"level": level} | {key: value for key in keys} | {f"{key}_deviation": 1.0 for key in keys}
 
     curves = {"variability": [line(0.0, 90.0), line(0.5, 88.0)], "read_noise": [line(0.0, 90.0), line(0.5, 40.0)]}
-    figure = robustness(curves, [], "made up")
+    figure = robustness(curves, [], "made up", 100)
     for axes in figure.axes:
         low, high = axes.get_ylim()
         assert low < 39.0 and high > 91.0
+
+
+@pytest.mark.parametrize(("spread", "wide"), [(0.5, 4 * 3.0), (30.0, 30.0)])
+def test_the_map_spans_four_standard_errors_of_its_test_samples_at_least(spread: float, wide: float) -> None:
+    """Of 100 samples at 90 %, a standard error of 3 %; a larger range is shown as it is."""
+    low = 90.0 - spread if spread < 1 else 90.0 - 30.0
+    pairs = [(v, n) for v in (0.0, 0.5) for n in (0.0, 0.5)]
+    lines = [
+        {"variability": v, "read_noise": n, "accuracy_percent": low if (v, n) == (0.5, 0.5) else 90.0} for v, n in pairs
+    ]
+    tests = 100 if spread < 1 else 10**6
+    keys = [*ARMS, *(f"{key}_deviation" for key in ARMS)]
+    curve = [dict.fromkeys(keys, 90.0) | {"level": level} for level in (0.0, 0.5)]
+    figure = robustness({"read_noise": curve}, lines, "made up", tests)
+    (image,) = (image for axes in figure.axes for image in axes.get_images())
+    least, most = image.get_clim()
+    assert most - least == pytest.approx(wide, rel=0.05) and least <= low <= 90.0 <= most
+    error = "3.1" if spread < 1 else "0.0"
+    said = figure.get_supxlabel().replace("\n", " ")
+    assert f"the same {tests:,} test samples" in said and f"a standard error of up to {error} %" in said
