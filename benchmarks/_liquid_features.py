@@ -132,7 +132,7 @@ def of_liquid(
     if keeps_trace:
         made["filter"] = trace.cpu().numpy()
     total = torch.stack(counts).sum(0)
-    return made, Health.of(total, steps, liquid.dt_seconds, run.shortest_interval_steps)
+    return made, Health.of(total, steps, liquid.dt_seconds, run.interval_steps)
 
 
 def of_trains(trains: Tensor, wanted: Wanted, dt_seconds: float) -> Arrays:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from eqprop._errors import ConfigError, DataError
 from hardware._printed import Printed
+from snn._neurons import Value
 
 #: What may happen when a liquid is dead or saturated at the end of a run.
 ACTIONS = ("raise", "warn", "ignore")
@@ -24,9 +25,9 @@ class Health(Printed):
         mean_rate_hz: over neurons and samples.
         silent_share: of the neurons: no spike in any sample.
         silent_samples: share of the samples in which no neuron fired.
-        saturated_share: of the neurons: on average at more than ``SATURATED`` of the highest rate that their
-            refractory period allows.
-        highest_rate_hz: that rate.
+        saturated_share: of the neurons: on average at more than ``SATURATED`` of the highest rate that the refractory
+            period of each allows.
+        highest_rate_hz: that rate, of the neuron with the shortest period.
         steps, batch: of the run.
     """
 
@@ -43,8 +44,13 @@ class Health(Printed):
     SATURATED: ClassVar[float] = 0.8
 
     @staticmethod
-    def of(counts: Tensor, steps: int, dt_seconds: float, shortest_interval_steps: int = 1) -> Health:
+    def of(counts: Tensor, steps: int, dt_seconds: float, interval_steps: Value = 1.0) -> Health:
         """From spike counts ``[batch, neurons]`` of ``steps`` steps.
+
+        Args:
+            counts: spikes.
+            steps, dt_seconds: number and length of the steps.
+            interval_steps: fewest between two spikes, of all neurons or ``[neurons]``.
 
         Raises:
             DataError: no counts of at least one sample, neuron and step.
@@ -54,18 +60,19 @@ class Health(Printed):
                 f"counts: got shape {tuple(counts.shape)} over {steps} steps, needed [batch, neurons] and a step"
             )
         counts = counts.to(torch.float64)
-        seconds, highest = steps * dt_seconds, 1.0 / (shortest_interval_steps * dt_seconds)
-        rates = counts.mean(0) / seconds
+        rates = counts.mean(0) / (steps * dt_seconds)
+        highest = 1.0 / (torch.as_tensor(interval_steps).to(rates).expand_as(rates) * dt_seconds)
         figures = torch.stack(
             [
                 rates.mean(),
                 (counts.amax(0) == 0).double().mean(),
                 (counts.amax(1) == 0).double().mean(),
                 (rates > Health.SATURATED * highest).double().mean(),
+                highest.max(),
             ]
         ).tolist()  # one look at the device
-        mean, silent, samples, saturated = figures
-        return Health(mean, silent, samples, saturated, highest, steps, len(counts))
+        mean, silent, samples, saturated, most = figures
+        return Health(mean, silent, samples, saturated, most, steps, len(counts))
 
     @property
     def fault(self) -> str | None:
@@ -80,7 +87,7 @@ class Health(Printed):
         if self.saturated_share >= self.FULL:
             return (
                 f"the liquid is saturated: {self.saturated_share:.1%} of its neurons fire at more than "
-                f"{self.SATURATED:.0%} of the {self.highest_rate_hz:.4g} Hz that their refractory period allows in "
+                f"{self.SATURATED:.0%} of what their refractory periods allow (up to {self.highest_rate_hz:.4g} Hz) in "
                 f"{over} (mean rate {self.mean_rate_hz:.4g} Hz); write snn.calibrate(liquid, inputs, branching=1.0), "
                 "or a smaller weight"
             )

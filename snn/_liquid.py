@@ -301,7 +301,7 @@ class Liquid(nn.Module):
                 f"inputs: got {state.step} steps of {self.dt_seconds:g} s in all, needed at least {shortest}: less is "
                 "shorter than a refractory period"
             )
-        result = Run(counts.T, state, total, self.dt_seconds, shortest, **recorder.results())
+        result = Run(counts.T, state, total, self.dt_seconds, made.interval_steps, **recorder.results())
         if health != "ignore":
             result.health.check(health)
         return result

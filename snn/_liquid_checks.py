@@ -33,7 +33,7 @@ def check_chunk(liquid: Liquid, x: Tensor | None, extra: Tensor | None, batch: i
                 f"{name}: got shape {tuple(values.shape)}, needed [batch, time, {width}]"
                 + (f"; write snn.preset(..., inputs={values.shape[2]})" if name == "inputs" else "")
             )
-        seen = values.device.type == "cpu" and values.is_floating_point()
+        seen = values.device.type == "cpu" and values.dtype != torch.bool
         if seen and not bool(torch.isfinite(values).all()):
             raise DataError(f"{name}: got NaN or infinite values, needed finite ones")
         events = name == "inputs" and (liquid.relay is not None or liquid.input_synapse.filters_spikes)

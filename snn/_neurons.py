@@ -61,9 +61,15 @@ class Neuron(Printed):
         """One step of the membrane under ``current [neurons, batch]``, which is left as it is."""
         raise NotImplementedError
 
+    def interval_steps(self, dt_seconds: float, value: Mapping[str, Value]) -> Value:
+        """Fewest steps between two spikes of each neuron, from the bound settings."""
+        return 1.0
+
     def shortest_interval_steps(self, dt_seconds: float) -> int:
-        """Fewest steps between two spikes of one neuron."""
-        return 1
+        """Fewest steps between two spikes of a neuron of either type."""
+        named = {name: getattr(self, name) for name in self.settings}
+        types = ({n: v[i] if isinstance(v, tuple) else v for n, v in named.items()} for i in range(2))
+        return min(int(self.interval_steps(dt_seconds, one)) for one in types)
 
     def bind(self, excitatory: Tensor | None, own: Mapping[str, Tensor]) -> dict[str, Value]:
         """Settings of the neurons of a liquid: a number where all agree, else ``[neurons, 1]``.

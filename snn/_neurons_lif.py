@@ -76,8 +76,8 @@ class NalsmLIF(Neuron):
     def integrate(self, state: States, k: Mapping[str, Any], current: Tensor) -> None:
         state["v"].mul_(k["keep"]).add_(current)
 
-    def shortest_interval_steps(self, dt_seconds: float) -> int:
-        return int(min(_numbers(self.refractory_steps))) + 1
+    def interval_steps(self, dt_seconds: float, value: Mapping[str, Value]) -> Value:
+        return value["refractory_steps"] // 1.0 + 1.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,8 +157,9 @@ class LIF(Neuron):
             change.mul_(torch.le(state["wait"], 0.0, out=torch.empty_like(v)))
         v.add_(change)
 
-    def shortest_interval_steps(self, dt_seconds: float) -> int:
-        return max(1, round(min(_numbers(self.refractory_seconds)) / dt_seconds))
+    def interval_steps(self, dt_seconds: float, value: Mapping[str, Value]) -> Value:
+        steps = steps_of(value["refractory_seconds"], dt_seconds)
+        return steps.clamp(min=1.0) if isinstance(steps, Tensor) else max(steps, 1.0)
 
 
 @dataclass(frozen=True, repr=False)

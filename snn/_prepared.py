@@ -80,6 +80,8 @@ class Prepared:
         like, dt = liquid.weight, liquid.dt_seconds
         values = in_place(liquid.neuron.bind(liquid.excitatory, liquid.own), like)
         self.neuron = liquid.neuron.constants(dt, values)
+        steps = liquid.neuron.interval_steps(dt, values)
+        self.interval_steps: Value = steps[:, 0] if isinstance(steps, Tensor) else steps
         self.learner: Learner | None = None
         self.steps: Steps | None = None
         self.recurrence: Currents = Recurrence(

@@ -12,7 +12,7 @@ from eqprop._errors import ConfigError
 from hardware._device_checks import require_number, require_whole
 from hardware._printed import Printed
 from snn._health import Health
-from snn._neurons import States
+from snn._neurons import States, Value
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,14 +101,14 @@ class Run:
         dt_seconds: a step.
         spikes, voltage, input_spikes, traces: over time as ``Record`` asked, else None.
         trace: filtered spikes at the end, ``[batch, neurons]``, or None.
-        shortest_interval_steps: fewest steps between two spikes of a neuron.
+        interval_steps: fewest steps between two spikes of a neuron, one number or ``[neurons]``.
     """
 
     counts: Tensor
     state: LiquidState
     steps: int
     dt_seconds: float
-    shortest_interval_steps: int
+    interval_steps: Value
     spikes: Tensor | None = None
     voltage: Tensor | None = None
     input_spikes: Tensor | None = None
@@ -129,7 +129,7 @@ class Run:
     @property
     def health(self) -> Health:
         """Rates, and shares of silent and saturated neurons; looks at values, so it waits for a device."""
-        return Health.of(self.counts, self.steps, self.dt_seconds, self.shortest_interval_steps)
+        return Health.of(self.counts, self.steps, self.dt_seconds, self.interval_steps)
 
 
 @dataclass

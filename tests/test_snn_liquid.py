@@ -298,11 +298,37 @@ def test_nothing_is_differentiated() -> None:
 
 def test_health_counts() -> None:
     counts = torch.tensor([[0, 40, 9], [0, 40, 1]])
-    health = snn.Health.of(counts, 100, 1e-3, shortest_interval_steps=2)
+    health = snn.Health.of(counts, 100, 1e-3, interval_steps=2)
     assert health.mean_rate_hz == pytest.approx(90 / 6 / 0.1)
     assert health.silent_share == pytest.approx(1 / 3) and health.silent_samples == 0.0
     assert health.saturated_share == 0.0 and health.highest_rate_hz == 500.0
     assert snn.Health.of(counts + 1, 100, 1e-3, 2).saturated_share == pytest.approx(1 / 3)
+
+
+def test_every_neuron_is_measured_by_its_own_refractory_period() -> None:
+    """3 ms of excitatory and 2 ms of inhibitory neurons, and a period of each neuron's own."""
+    types = torch.arange(20) < 16
+    loud = torch.full((1, 400, 20), 500.0)
+    for own, interval in ((None, torch.where(types, 3.0, 2.0)), (torch.arange(20) * 1e-3, torch.arange(20).clamp(1))):
+        liquid = snn.Liquid(
+            snn.LIF(refractory_seconds=(3e-3, 2e-3)),
+            torch.zeros(20, 20),
+            synapse=snn.Delta(),
+            excitatory=types,
+            own=None if own is None else {"refractory_seconds": own},
+        )
+        result = liquid.run(currents=loud, health="ignore")
+        torch.testing.assert_close(result.counts[0] / 0.4, 1000.0 / interval.float(), rtol=0.05, atol=0.0)
+        assert result.health.saturated_share == 1.0
+        assert result.health.highest_rate_hz == pytest.approx(500.0 if own is None else 1000.0)
+        assert "the liquid is saturated: 100.0%" in (result.health.fault or "")
+
+
+def test_a_flooded_column_of_maass_is_saturated() -> None:
+    liquid = snn.preset("maass2002", inputs=784)
+    flood = torch.rand(2, 500, 784, generator=seeded(1)) < 0.1
+    with pytest.raises(DataError, match="the liquid is saturated: 100.0%"):
+        liquid.run(flood)
 
 
 @pytest.mark.parametrize(("weight", "fault"), [(0.05, "dead: 100.0% of its neurons never fired"), (1e4, "saturated: ")])
@@ -325,6 +351,7 @@ BAD_RUNS: dict[str, Callable[[], Any]] = {
     r"inputs: got shape \(3, 120, 29\), needed \[batch, time, 30\]": lambda: run(nalsm(), events(inputs=29)),
     r"inputs: got \(120, 30\)": lambda: run(nalsm(), events()[0]),
     "inputs: got values other than 0 and 1": lambda: run(nalsm(), 2.0 * events()),
+    r"inputs: got values other than 0 and 1 \(up to 7\)": lambda: run(nalsm(), 7 * events().int()),
     "inputs: got NaN or infinite": lambda: run(additive(), torch.full((1, 10, 30), torch.nan)),
     "inputs: got no chunk": lambda: run(nalsm(), iter(())),
     "inputs: got 2 steps .* needed at least 3: less .* a refractory": lambda: run(nalsm(), events(steps=2)),
