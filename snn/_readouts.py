@@ -23,7 +23,8 @@ class Readout(ABC):
 
     Features and labels are torch tensors or numpy arrays, and so are predictions: of the kind, and on the device, of
     the features. ``get_params``, ``set_params``, ``fit``, ``predict`` and ``score`` behave as scikit-learn has them,
-    and what is learned ends with an underscore.
+    and what is learned ends with an underscore: pipelines, cross-validation and grid searches of scikit-learn take a
+    readout. Unlike there, labels are whole numbers, and scores are ``[samples, classes]`` for two classes too.
 
     Attributes:
         classes_: labels in the order of the scores, int64.
@@ -35,6 +36,18 @@ class Readout(ABC):
     coef_: Tensor
     intercept_: Tensor
     constant_: Tensor
+    _estimator_type = "classifier"
+
+    def __sklearn_tags__(self) -> Any:
+        from sklearn.utils import ClassifierTags, Tags, TargetTags
+
+        return Tags(
+            estimator_type="classifier",
+            target_tags=TargetTags(required=True),
+            transformer_tags=None,
+            regressor_tags=None,
+            classifier_tags=ClassifierTags(),
+        )
 
     @abstractmethod
     def fit(self, features: Array, labels: Array, validation: tuple[Array, Array] | None = None) -> Readout:
@@ -42,8 +55,8 @@ class Readout(ABC):
 
     @property
     def n_features_in_(self) -> int:
-        """Features that it was fitted to."""
-        return int(self._fitted().shape[1])
+        """Features that it was fitted to. Raises AttributeError before a fit, which scikit-learn asks for."""
+        return int(self.coef_.shape[1])
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The settings, by name."""
@@ -134,7 +147,13 @@ def checked_labels(labels: Any, n: int, name: str = "labels") -> Tensor:
     Raises:
         DataError: another number of them than there are samples, or no whole numbers.
     """
-    y = torch.as_tensor(labels)
+    try:
+        y = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:  # strings, objects, lists of several lengths
+        got = f"an array of {labels.dtype}" if isinstance(labels, np.ndarray) else type(labels).__name__
+        raise DataError(
+            f"{name}: got {got}, needed whole numbers; write names, labels = numpy.unique(labels, return_inverse=True)"
+        ) from error
     if y.dim() != 1 or len(y) != n:
         raise DataError(f"{name}: got shape {list(y.shape)} for {n} samples, needed [{n}], one label a sample")
     if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:

@@ -204,6 +204,25 @@ def test_settings_can_be_read_changed_and_cloned(readout: Readout) -> None:
     assert twin.get_params()["validation_fraction"] == 0.25
 
 
+@pytest.mark.parametrize("readout", [RidgeReadout(), SoftmaxReadout()], ids=["ridge", "softmax"])
+def test_scikit_learn_takes_a_readout_for_a_classifier(readout: Readout) -> None:
+    pytest.importorskip("sklearn")
+    from sklearn.base import clone, is_classifier
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x, y = (values.numpy() for values in clouds(90))
+    assert is_classifier(readout) and not hasattr(readout, "n_features_in_")
+    for scoring in (None, "accuracy"):
+        scores = cross_val_score(readout, x, y, cv=3, scoring=scoring, error_score="raise")
+        assert scores.shape == (3,) and scores.min() > 0.8
+    chain = make_pipeline(StandardScaler(), clone(readout)).fit(x, y)
+    assert chain.score(x, y) > 0.9 and chain.n_features_in_ == 6
+    search = GridSearchCV(readout, {"validation_fraction": [0.1, 0.3]}, cv=2, error_score="raise").fit(x, y)
+    assert search.best_estimator_.predict(x).shape == (90,) and hasattr(search.best_estimator_, "n_features_in_")
+
+
 @pytest.mark.parametrize("readout", READOUTS.values(), ids=READOUTS)
 def test_the_same_seed_gives_the_same_readout(readout: Readout) -> None:
     x, y = clouds(60, spread=3.0)
@@ -225,6 +244,10 @@ def broken(x: Tensor, y: Tensor, how: str) -> tuple[Any, Any]:
         y = y[:-1]
     if how == "floats":
         y = y.double()
+    if how == "strings":
+        return x, np.array(["a", "b", "c"])[y]
+    if how == "booleans":
+        y = y > 0
     if how == "one":
         y = torch.zeros_like(y)
     if how == "flat":
@@ -243,6 +266,8 @@ def broken(x: Tensor, y: Tensor, how: str) -> tuple[Any, Any]:
         ("silent", "got 6 that are all constant .* is the liquid silent"),
         ("short", r"labels: got shape \[29\] for 30 samples"),
         ("floats", "labels: got torch.float64, needed whole numbers"),
+        ("strings", "labels: got an array of <U1, needed whole numbers; write names, labels = numpy.unique"),
+        ("booleans", r"labels: got torch.bool, needed whole numbers; write labels.long\(\)"),
         ("one", r"labels: got 1 classes \(\[0\]\), needed at least 2"),
         ("flat", r"features: got shape \[30\], needed a tensor or array \[samples, features\]"),
         ("list", "features: got list, needed a tensor or array"),
