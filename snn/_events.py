@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,21 +82,50 @@ def read_events(path: str | os.PathLike[str], sensor: tuple[int, int] = NMNIST_S
     if not len(numbers):
         raise DataError(f"{path}: got {len(raw) // BYTES} marks of a timer overflow and no event, needed events")
     x, y, polarity, time = x[numbers], y[numbers], polarity[numbers], time[numbers]
-    off = (x >= sensor[1]) | (y >= sensor[0])
+    return checked_events(
+        Events(x, y, polarity, time),
+        sensor,
+        str(path),
+        lambda at: f"event {numbers[at]} at byte {BYTES * numbers[at]}",
+        "replace the file, or write its sensor",
+    )
+
+
+def checked_events(
+    events: Events, sensor: tuple[int, int], source: str, place: Callable[[int], str], remedy: str
+) -> Events:
+    """The events of a recording themselves.
+
+    Args:
+        events: in the order of time.
+        sensor: height and width.
+        source: what they are from, for the errors.
+        place: from the position of an event to the words for it.
+        remedy: what to do about one.
+
+    Raises:
+        DataError: events off the sensor, a polarity other than 0 and 1, times below 0 or that run backwards.
+    """
+    x, y, polarity, time = events.x, events.y, events.polarity, events.microseconds
+    off = (x < 0) | (x >= sensor[1]) | (y < 0) | (y >= sensor[0])
     if off.any():
         at = int(np.argmax(off))
         raise DataError(
-            f"{path}: got x = {x[at]}, y = {y[at]} in event {numbers[at]} at byte {BYTES * numbers[at]}, needed x from "
-            f"0 to {sensor[1] - 1} and y from 0 to {sensor[0] - 1}, the sensor; replace the file, or write its sensor"
+            f"{source}: got x = {x[at]}, y = {y[at]} in {place(at)}, needed x from 0 to {sensor[1] - 1} and y from 0 "
+            f"to {sensor[0] - 1}, the sensor; {remedy}"
         )
-    back = np.diff(time) < 0
+    other = (polarity != 0) & (polarity != 1)
+    if other.any():
+        at = int(np.argmax(other))
+        raise DataError(f"{source}: got a polarity of {polarity[at]} in {place(at)}, needed 1 (ON) or 0 (OFF)")
+    back = np.diff(time, prepend=0) < 0
     if back.any():
-        at = int(np.argmax(back)) + 1
+        at = int(np.argmax(back))
         raise DataError(
-            f"{path}: got a time of {time[at]} us in event {numbers[at]} at byte {BYTES * numbers[at]}, after "
-            f"{time[at - 1]} us, needed times that do not run backwards; replace the file"
+            f"{source}: got a time of {time[at]} us in {place(at)}, after {time[at - 1] if at else 0} us, needed times "
+            f"that do not run backwards; {remedy}"
         )
-    return Events(x, y, polarity, time)
+    return events
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)

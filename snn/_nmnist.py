@@ -16,7 +16,7 @@ from eqprop import _idx
 from eqprop._data_splits import stratified
 from eqprop._errors import ConfigError, DataError
 from eqprop._split import check_labels
-from snn._events import NMNIST_SENSOR, EventFrames, Events, read_events
+from snn._events import NMNIST_SENSOR, EventFrames, Events, checked_events, read_events
 
 
 class EventSource(Protocol):
@@ -49,10 +49,13 @@ class TonicEvents:
     Args:
         dataset: ``dataset[i]`` is ``(events, label)``, the events a structured array with the fields x, y, p and t in
             microseconds; made without a transform.
+        sensor: height and width; None for those of ``dataset.sensor_size`` (width first), or N-MNIST's without one.
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, sensor: tuple[int, int] | None = None) -> None:
         self.dataset = dataset
+        width, height = tuple(getattr(dataset, "sensor_size", None) or NMNIST_SENSOR[::-1])[:2]
+        self.sensor = (int(height), int(width)) if sensor is None else sensor
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -67,7 +70,13 @@ class TonicEvents:
             )
         x, y, p, t = (events[name].astype(np.int64) for name in "xypt")
         order = np.argsort(t, kind="stable")
-        return Events(x[order], y[order], p[order], t[order])
+        return checked_events(
+            Events(x[order], y[order], p[order], t[order]),
+            self.sensor,
+            f"sample {i} of {type(self.dataset).__name__}",
+            lambda at: f"event {order[at]}",
+            "make the data set again, or write TonicEvents(dataset, sensor=(height, width))",
+        )
 
     def labels(self) -> Tensor:
         """int64 ``[N]``; from ``dataset.targets`` where there are any, else each sample is loaded once."""
@@ -91,6 +100,7 @@ class EventSplit:
 
     Raises:
         DataError: labels of another number, dtype or range.
+        ConfigError: frames of another sensor than that of the recordings.
     """
 
     source: EventSource
@@ -102,6 +112,12 @@ class EventSplit:
 
     def __post_init__(self) -> None:
         check_labels(self.labels, len(self.source) if self.index is None else len(self.index), self.classes)
+        sensor = tuple(getattr(self.source, "sensor", self.frames.sensor))
+        if sensor != tuple(self.frames.sensor):
+            raise ConfigError(
+                f"frames: got a sensor of {tuple(self.frames.sensor)} for recordings of {sensor}, needed the same; "
+                f"write EventFrames(sensor={sensor})"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -401,6 +401,39 @@ def test_a_tonic_data_set_gives_the_same_frames() -> None:
         bare[0]
 
 
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        ((34, 4, 2000, 1), "x = 34, y = 4 in event 1, needed x from 0 to 33 .* sensor="),
+        ((3, -1, 2000, 1), "x = 3, y = -1 in event 1, needed .* y from 0 to 33"),
+        ((3, 4, 2000, -1), "a polarity of -1 in event 1, needed 1 .ON. or 0"),
+        ((3, 4, -2000, 1), "a time of -2000 us in event 1"),
+    ],
+)
+def test_events_off_the_sensor_of_a_tonic_data_set_are_named(event: tuple[int, ...], text: str) -> None:
+    kind = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])
+
+    class NMNIST(list[Any]):
+        sensor_size = (34, 34, 2)
+
+    source = TonicEvents(NMNIST([(np.array([(5, 6, 1000, 0), event], dtype=kind), 7)]))
+    with pytest.raises(DataError, match=f"sample 0 of NMNIST: got {text}"):
+        EventSplit(source, source.labels()).inputs()
+
+
+def test_frames_have_the_sensor_of_their_recordings() -> None:
+    class Wide(list[Any]):
+        sensor_size = (128, 96, 2)
+
+    kind = np.dtype([("x", int), ("y", int), ("t", int), ("p", int)])
+    source = TonicEvents(Wide([(np.array([(127, 95, 0, 1)], dtype=kind), 0)]))
+    assert source.sensor == (96, 128) and TonicEvents([], sensor=(5, 6)).sensor == (5, 6)
+    with pytest.raises(ConfigError, match=r"sensor of \(34, 34\) for recordings of \(96, 128\).*sensor=\(96, 128\)"):
+        EventSplit(source, torch.tensor([0]))
+    frames = EventFrames(steps=1, sensor=(96, 128))
+    assert int(EventSplit(source, torch.tensor([0]), frames).inputs().sum()) == 1
+
+
 # ---- sounds --------------------------------------------------------------------------------------------------------
 
 
