@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import eqprop
 import snn
 from eqprop import ConfigError
 from tests.helpers import seeded
@@ -92,6 +93,20 @@ def test_nalsm_has_one_size_of_weights() -> None:
     signs = liquid.input_weight.sign().double()
     assert int((signs != 0).sum()) == int(0.15 * 1000 * 2312)
     assert abs(float(signs.sum())) < 4 * (0.15 * 1000 * 2312) ** 0.5
+
+
+@pytest.mark.parametrize(("weight", "published"), [(0.4, 0.37), (0.8, 1.00), (1.2, 1.40)])
+def test_nalsm_branches_as_published(weight: float, published: float) -> None:
+    """Within 0.06, their means of ten networks and 20 images against those of three and 10 here (which deviate by less
+    than 0.03); the scale of the encoding is that of all training images of MNIST, of which the digits are some."""
+    digits = eqprop.load_dataset("digits", validation=0).train
+    trains = snn.RateEncoder(share=True, full_scale=0.0501376).encode(digits.inputs(torch.arange(10) * 399))
+    factors = []
+    for seed in range(3):
+        liquid = snn.preset("nalsm1000", seed=seed, weight=weight)
+        spikes = liquid.run(trains, record=snn.Record(spikes=True)).recorded("spikes")
+        factors.append(snn.branching_factor(spikes, liquid.synapses))
+    assert sum(factors) / 3 == pytest.approx(published, abs=0.06)
 
 
 def test_maass_has_their_constants() -> None:
