@@ -21,14 +21,28 @@ from eqprop._names import lookup
 
 LEAST = 60  # training samples
 
-# (weight, input weight) where the preset's own do not fit the input. On N-MNIST published networks branch by 1 at 1.0.
-# Forty channels of sound drive a neuron through six synapses only; these weights were chosen on validation data.
+# (weight, input weight) where the preset's own do not fit the input, chosen on validation data but for those of NALSM:
+# on N-MNIST published networks branch by 1 at 1.0. Forty channels of sound drive a neuron through six synapses only. Of
+# its published weight the resistive liquid is all but silent, whatever unit its conductances have.
 _WEIGHTS: dict[tuple[str, str], tuple[float, float | None]] = {
     ("nalsm1000", "nmnist"): (1.0, None),
     ("nalsm8000", "nmnist"): (1.0, None),
     ("nalsm1000", "spoken-digits"): (0.8, 5.0),
     ("nalsm8000", "spoken-digits"): (0.8, 5.0),
+    ("rram200", "nmnist"): (0.3, None),
+    ("rram200", "spoken-digits"): (1.2, None),
 }
+_OTHER: dict[str, tuple[float, float | None]] = {  # of all other data, as images
+    "nalsm1000": (0.8, None),
+    "nalsm8000": (0.8, None),
+    "rram200": (0.6, None),
+    "maass2002": (1.0, 0.03),
+    "izhikevich2003": (1.0, 0.3),
+}
+# Networks of one channel that reaches all neurons: of hundreds they would see nothing but the sum, which is that of
+# every image. Each channel reaches the share of neurons that it reaches in NALSM.
+_ONE_CHANNEL = ("maass2002", "izhikevich2003")
+_REACHED = 0.15
 
 
 @dataclass(frozen=True)
@@ -80,11 +94,14 @@ class Config:
         return range(self.seed, self.seed + self.seeds)
 
 
+def fitting_weights(preset: str, dataset: str) -> tuple[float, float | None]:
+    """Weight and input weight (None for the same) that suit a preset and a data set."""
+    return _WEIGHTS.get((preset, dataset), _OTHER[preset])
+
+
 def usual_weights(arguments: argparse.Namespace) -> tuple[float | None, float | None]:
     """Weight and input weight that are given, or those of preset and data set; None for the preset's own."""
-    usual = _WEIGHTS.get((arguments.preset, arguments.dataset), (None, None))
-    if arguments.preset.startswith("nalsm") and usual[0] is None:
-        usual = (0.8, usual[1])
+    usual = fitting_weights(arguments.preset, arguments.dataset)
     return (
         usual[0] if arguments.weight is None else arguments.weight,
         # with a weight of one's own, the input's is the same unless it is given
@@ -174,12 +191,18 @@ def within(option: str, given: int | None, least: int, most: int) -> int:
 
 
 def make_liquid(config: Config, task: Task, seed: int, weight: float | None = None) -> snn.Liquid:
-    """The network of a seed; input weights of another size are the same draws."""
+    """The network of a seed; input weights of another size are the same draws.
+
+    Where the preset has one channel and the data have several, each reaches a share of the neurons, drawn by the seed.
+    """
     scale = config.weight if weight is None else weight
     made = snn.preset(config.preset, seed=seed, weight=scale, inputs=task.channels)
     if config.input_weight is not None and made.input_weight is not None:
         other = snn.preset(config.preset, seed=seed, weight=config.input_weight, inputs=task.channels)
         made.input_weight = other.input_weight
+    if config.preset in _ONE_CHANNEL and task.channels > 1 and made.input_weight is not None:
+        generator = torch.Generator().manual_seed(seed)
+        made.input_weight = made.input_weight * snn.input_mask(made.neurons, task.channels, _REACHED, generator)
     made.dt_seconds = task.dt_seconds
     return made.to(config.device)
 

@@ -241,8 +241,7 @@ def _together(liquid: snn.Liquid, count: int) -> int:
 def advice(health: Health) -> str:
     """What is wrong with a liquid, with the options of this script."""
     fault = (health.fault or "").partition("; write")[0]
-    silent = health.silent_share >= Health.DEAD
-    return f"{fault}; write a {'larger' if silent else 'smaller'} --weight or --input-weight"
+    return f"{fault}; write a {'larger' if health.quiet else 'smaller'} --weight or --input-weight"
 
 
 def feature(found: Mapping[str, np.ndarray], arm: str, name: str, neurons: int) -> Tensor:

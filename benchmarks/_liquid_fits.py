@@ -154,6 +154,9 @@ def fits(
         with_input: readouts of the input itself, which are the same for every seed.
         plastic: arm of the plastic liquid, if there is one.
         held: records that are there already, by `place_of`; given back as they are.
+
+    Raises:
+        DataError: constant features of the liquid itself, or data that no readout can be fitted to.
     """
     most, tests = counts[-1], len(next(iter(test.values())))
     y = torch.cat((task.train.labels[:most], task.test.labels[:tests]))
@@ -181,6 +184,11 @@ def fits(
                         found = evaluate(readout, x, y, sides, relu=relu, seed=seed)
                     except DataError as error:
                         raise DataError(f"{arm}, {name}, {n} samples: {error}") from error
+                    if arm == LIQUID and any(one.get("constant") for one in found["settings"]):
+                        raise DataError(
+                            f"{arm}, {name}, {n} samples: got features that are the same in all training samples, "
+                            "needed some that vary; write another --weight or --input-weight"
+                        )
                     width = relu or x.shape[1]
                     yield {
                         "split": kind, "feature": name, "readout": readout, "arm": arm, "samples": n, "width": width,

@@ -12,7 +12,7 @@ import torch
 
 import snn
 from benchmarks import _liquid_data
-from benchmarks._liquid_config import LEAST, within
+from benchmarks._liquid_config import LEAST, fitting_weights, within
 from benchmarks._liquid_data import DATASETS, Task
 from benchmarks._liquid_features import INPUT, NoCache, Wanted, both_parts, feature
 from benchmarks._liquid_fits import evaluate, official
@@ -23,10 +23,6 @@ from hardware._device_checks import require_number, require_whole
 from snn._resistive_liquid import SCOPES
 
 PRESET = "rram200"
-# Standard deviation of the weights, chosen on validation data at the device's own variability and read noise: of the
-# published 0.07 the liquid is all but silent, whatever unit their conductances have.
-WEIGHTS = {"nmnist": 0.3, "spoken-digits": 1.2}
-OTHER_WEIGHT = 0.6  # of images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +74,9 @@ def completed(config: Config) -> Config:
 
 
 def weight_of(config: Config) -> float:
-    """Standard deviation of the weights."""
-    return WEIGHTS.get(config.dataset, OTHER_WEIGHT) if config.weight is None else config.weight
+    """Standard deviation of the weights: where none is given, the one chosen on validation data at the device's own
+    variability and read noise."""
+    return fitting_weights(PRESET, config.dataset)[0] if config.weight is None else config.weight
 
 
 def task_of(dataset: str) -> Task:

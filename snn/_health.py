@@ -24,7 +24,7 @@ class Health(Printed):
     Attributes:
         mean_rate_hz: over neurons and samples.
         silent_share: of the neurons: no spike in any sample.
-        silent_samples: share of the samples in which no neuron fired.
+        silent_samples: share of the samples in which no neuron fired: a readout cannot tell them apart.
         saturated_share: of the neurons: on average at more than ``SATURATED`` of the highest rate that the refractory
             period of each allows.
         highest_rate_hz: that rate, of the neuron with the shortest period.
@@ -40,6 +40,11 @@ class Health(Printed):
     batch: int
 
     DEAD: ClassVar[float] = 0.99  # share of silent neurons from which a liquid counts as dead
+    QUIET: ClassVar[tuple[float, float]] = (
+        0.1,
+        0.5,
+    )  # all but dead: shares of silent samples and neurons, both reached
+    MUTE: ClassVar[float] = 0.5  # share of silent samples beyond which it is all but dead whatever its neurons do
     FULL: ClassVar[float] = 0.5  # share of saturated neurons from which a liquid counts as saturated
     SATURATED: ClassVar[float] = 0.8
 
@@ -75,6 +80,13 @@ class Health(Printed):
         return Health(mean, silent, samples, saturated, most, steps, len(counts))
 
     @property
+    def quiet(self) -> bool:
+        """Whether it is dead or all but dead: more drive would help."""
+        samples, neurons = self.QUIET
+        few = self.silent_samples >= samples and self.silent_share >= neurons
+        return self.silent_share >= self.DEAD or few or self.silent_samples > self.MUTE
+
+    @property
     def fault(self) -> str | None:
         """What is wrong, with the numbers and a remedy, or None."""
         over = f"{self.batch} samples of {self.steps} steps"
@@ -83,6 +95,12 @@ class Health(Printed):
                 f"the liquid is dead: {self.silent_share:.1%} of its neurons never fired in {over} (mean rate "
                 f"{self.mean_rate_hz:.3g} Hz); write snn.calibrate(liquid, inputs, branching=1.0), a larger weight, or "
                 "a stronger input"
+            )
+        if self.quiet:
+            return (
+                f"the liquid is all but dead: it never fired in {self.silent_samples:.1%} of {over}, and "
+                f"{self.silent_share:.1%} of its neurons in none (mean rate {self.mean_rate_hz:.3g} Hz); write "
+                "snn.calibrate(liquid, inputs, branching=1.0), a larger weight, or a stronger input"
             )
         if self.saturated_share >= self.FULL:
             return (

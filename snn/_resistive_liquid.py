@@ -151,7 +151,8 @@ def rram_liquid(
 
     Args:
         seed: of the chip.
-        weight: standard deviation of all weights.
+        weight: standard deviation of all weights; of the published 0.07 the liquid is all but silent on N-MNIST
+            (16 x 16, one polarity, 50 steps), where ``benchmarks.rram`` takes 0.3.
         inputs, neurons: numbers.
         formed, variability: of ``resistive_weights``.
         read_noise, scope: of ``ResistiveLiquid``; the published noise is 0.02.

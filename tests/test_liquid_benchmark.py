@@ -26,10 +26,11 @@ from benchmarks import (
     liquid,
 )
 from benchmarks._common import run_main
-from benchmarks._liquid_config import Config
+from benchmarks._liquid_config import Config, fitting_weights, make_config, make_liquid
 from benchmarks._liquid_data import Part, Task, aligned, nested_order, split
 from benchmarks._liquid_features import Cache, Wanted, compute, of_liquid, of_trains
 from eqprop._data import load_dataset
+from eqprop._errors import DataError
 from eqprop._runs import Run
 
 CLASSES, CHANNELS, STEPS = 3, 30, 80
@@ -229,6 +230,37 @@ def test_constant_features_answer_the_commonest_class() -> None:
     y = torch.tensor([0, 1, 1, 1, 1, 1] * 10 + [1, 0])
     found = _liquid_fits.evaluate("ridge", torch.ones(62, 4), y, _liquid_fits.official(60, 2))
     assert found["accuracy_percent"] == 50.0 and found["settings"] == [{"constant": True}]
+
+
+def test_constant_features_of_the_liquid_itself_are_an_error() -> None:
+    toy = task()
+    alive = {"liquid/counts": np.ones((120, 6)), "recurrence off/counts": np.ones((120, 6))}
+    with pytest.raises(DataError, match="liquid, counts, 120 samples: got features that are the same .* --weight"):
+        next(
+            _liquid_fits.fits(
+                toy, alive, {k: v[:24] for k, v in alive.items()}, 6, 0, counts=[120], features=["counts"],
+                readouts=["ridge"], with_input=False,
+            )
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", snn.PRESETS)
+def test_every_preset_has_weights_for_every_data_set(preset: str) -> None:
+    assert all(fitting_weights(preset, name)[0] > 0 for name in _liquid_data.DATASETS)
+    assert fitting_weights("rram200", "nmnist") == (0.3, None)
+
+
+@pytest.mark.parametrize("preset", ["maass2002", "izhikevich2003"])
+def test_presets_of_one_channel_tell_images_apart(preset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every channel into every neuron would be the sum of an image, the same for all: nine wrong answers in ten."""
+    monkeypatch.setattr(_liquid_data, "load_dataset", _load)
+    arguments = liquid.options().parse_args(["--dataset", "digits", "--preset", preset])
+    digits = _liquid_data.load_task("digits", None, preset)
+    made = make_liquid(make_config(arguments, digits, torch.device("cpu")), digits, seed=0)
+    run = made.run(digits.train.trains(torch.arange(80), 0), generator=torch.Generator().manual_seed(0))
+    assert run.health.saturated_share == 0.0
+    x, y = run.counts, digits.train.labels[:80]
+    assert snn.RidgeReadout((1.0,)).fit(x[:55], y[:55]).score(x[55:], y[55:]) > 0.25
 
 
 def test_the_gain_over_a_control_has_the_error_of_paired_answers() -> None:

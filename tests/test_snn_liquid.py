@@ -305,6 +305,20 @@ def test_health_counts() -> None:
     assert snn.Health.of(counts + 1, 100, 1e-3, 2).saturated_share == pytest.approx(1 / 3)
 
 
+def test_a_liquid_that_is_silent_in_many_samples_is_all_but_dead() -> None:
+    def of(samples: int, neurons: int) -> snn.Health:
+        counts = torch.zeros(20, 40)
+        counts[samples:, neurons:] = 1.0
+        return snn.Health.of(counts, 100, 1e-3)
+
+    told = of(4, 34)
+    assert told.silent_samples == 0.2 and told.silent_share == 0.85 and told.quiet
+    with pytest.raises(DataError, match="all but dead: it never fired in 20.0% of 20 samples .* 85.0% .*snn.calibrate"):
+        told.check()
+    assert of(11, 0).quiet  # whatever its neurons do
+    assert of(4, 10).fault is None and of(0, 34).fault is None  # a few blank samples, or sparse codes
+
+
 def test_every_neuron_is_measured_by_its_own_refractory_period() -> None:
     """3 ms of excitatory and 2 ms of inhibitory neurons, and a period of each neuron's own."""
     types = torch.arange(20) < 16
