@@ -93,9 +93,14 @@ def calibrate(
             scale = low * 1.5 if high == math.inf else high / 1.5 if low == 0.0 else math.sqrt(low * high)
             if len(tried) >= max_runs or not 1.0 / _REACH <= scale <= _REACH:
                 seen = ", ".join(f"{f:.3g} at {s:.3g}" for s, f in sorted(tried))
+                remedy = "write another branching, a wider tolerance, or more or stronger inputs"
+                if liquid.draws and min(f for _, f in tried) > branching:
+                    remedy = (
+                        "its own noise, which does not shrink with the weights, branches by more: write a larger "
+                        "branching, or a liquid with less noise"
+                    )
                 raise ConvergenceError(
-                    f"calibrate: got branching factors {seen}, needed {branching:g} within {tolerance:g}; write "
-                    "another branching, a wider tolerance, or more or stronger inputs"
+                    f"calibrate: got branching factors {seen}, needed {branching:g} within {tolerance:g}; {remedy}"
                 )
             found = factor(scale)
         return scale
@@ -151,7 +156,8 @@ def calibrate_mean_field(liquid: Liquid, inputs: Tensor) -> Calibration:
         inputs: spikes ``[batch, time, inputs]``.
 
     Raises:
-        ConfigError: a neuron without threshold, or no recurrent or input weights.
+        ConfigError: a neuron without threshold, no recurrent or input weights, or an input that reaches the threshold
+            by itself.
     """
     neuron, entries = liquid.neuron, liquid.input_weight
     threshold, reset = getattr(neuron, "threshold", None), getattr(neuron, "reset", 0.0)
@@ -166,13 +172,16 @@ def calibrate_mean_field(liquid: Liquid, inputs: Tensor) -> Calibration:
     rates = inputs.to(entries).mean((0, 1))
     spikes = float((reached.to(entries) @ rates).mean())
     amplitude = float(entries.sum()) / max(int(reached.sum()), 1)
-    wanted = critical_weight(
-        threshold=threshold - reset,
-        in_degree=count / liquid.neurons,
-        mean_input=spikes,
-        amplitude=amplitude,
-        refractory_steps=neuron.shortest_interval_steps(liquid.dt_seconds) - 1,
-    )
+    try:
+        wanted = critical_weight(
+            threshold=threshold - reset,
+            in_degree=count / liquid.neurons,
+            mean_input=spikes,
+            amplitude=amplitude,
+            refractory_steps=neuron.shortest_interval_steps(liquid.dt_seconds) - 1,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{error}; write snn.calibrate(liquid, inputs), or a smaller input weight") from error
     scale = wanted / (float(liquid.weight.abs().sum()) / count)
     liquid.weight.mul_(scale)
     return Calibration(scale, math.nan, 0)

@@ -78,3 +78,18 @@ def test_mean_field_calibration_sets_the_mean_size_of_weights() -> None:
     assert float(made.weight.abs().sum()) / count == pytest.approx(wanted, rel=0.01)
     with pytest.raises(ConfigError, match="needed one threshold"):
         snn.calibrate_mean_field(snn.preset("izhikevich2003"), torch.zeros(1, 5, 1))
+
+
+def test_an_input_that_reaches_the_threshold_is_told_what_to_write_instead() -> None:
+    made = snn.preset("maass2002")
+    with pytest.raises(ConfigError, match=r"reaches the threshold; write snn.calibrate\(liquid, inputs\)"):
+        snn.calibrate_mean_field(made, torch.ones(1, 20, 1))
+
+
+def test_a_calibration_below_the_noise_names_the_noise() -> None:
+    made = snn.Liquid(snn.StepLIF(), torch.zeros(40, 40), torch.ones(40, 1), synapse=snn.Delta(), noise=4.0)
+    made.weight.fill_(0.01)
+    with pytest.raises(ConvergenceError, match="its own noise, .*write a larger branching, or a liquid with less"):
+        snn.calibrate(made, torch.zeros(5, 150, 1), branching=0.1)
+    with pytest.raises(ConvergenceError, match="more or stronger inputs"):
+        snn.calibrate(made, torch.zeros(5, 150, 1), branching=50.0, max_runs=3)
