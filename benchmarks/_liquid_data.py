@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import snn
+from eqprop import _idx
 from eqprop._data import load_dataset
 from eqprop._errors import ConfigError, DataError
 from eqprop._names import lookup
@@ -163,7 +164,7 @@ def _nmnist(name: str, folder: str | None, preset: str) -> Task:
     frames = snn.EventFrames(steps=round(0.25 / dt), dt_seconds=dt)
     if preset == "rram200":  # 16 x 16, one polarity, 50 steps: of 6 ms, which is ours, for all three saccades
         frames = snn.EventFrames(steps=50, dt_seconds=6e-3, crop=(16, 16), polarity="on")
-    data = snn.load_nmnist(folder, frames=frames, validation=0)
+    data = snn.load_nmnist(folder, frames=frames, validation=0, expected=_mnist_labels(folder))
 
     def part(recordings: snn.EventSplit, order: Tensor) -> Part:
         return Part(recordings.labels[order], lambda at, seed: recordings.inputs(order[at]))
@@ -179,6 +180,19 @@ def _nmnist(name: str, folder: str | None, preset: str) -> Task:
         frames.spec(),
         (100, 300, 1000, 5000, 20000),
     )
+
+
+def _mnist_labels(folder: str | None) -> tuple[Tensor, Tensor] | None:
+    """MNIST's labels, to check the names of N-MNIST's folders against, where its files lie beside them."""
+    files = _idx.archive("mnist")
+    try:
+        found = _idx.find_files(files, folder)
+    except DataError:
+        return None
+    if found is None:
+        return None
+    train, test = _idx.read_labels(found[0], files)
+    return torch.from_numpy(train), torch.from_numpy(test)
 
 
 def _spoken(name: str, folder: str | None, preset: str) -> Task:

@@ -98,6 +98,14 @@ def read_archive(folder: Path, files: Archive) -> dict[str, tuple[np.ndarray, np
     return read
 
 
+def read_labels(folder: Path, files: Archive) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (int64 [N]) of "train" and "test" alone; the errors are those of ``read_archive``."""
+    train, test = (
+        _read_idx(folder, _STEMS[part][1], (files.counts[part],), files).astype(np.int64) for part in ("train", "test")
+    )
+    return train, test
+
+
 def _read_idx(folder: Path, stem: str, shape: tuple[int, ...], files: Archive) -> np.ndarray:
     path = folder / f"{stem}.gz"
     packed = path.is_file()  # the official form first: an interrupted unpacking leaves a short file beside it

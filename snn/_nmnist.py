@@ -168,10 +168,6 @@ class EventSplit:
         """The same split with batches on another device."""
         return replace(self, device=torch.device(device))
 
-    def framed(self, frames: EventFrames) -> EventSplit:
-        """The same recordings in other frames."""
-        return replace(self, frames=frames)
-
     def chosen(self, index: Tensor) -> EventSplit:
         """Those recordings, by a mask or int64 positions."""
         own = torch.arange(len(self)) if self.index is None else self.index

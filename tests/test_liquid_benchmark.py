@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -29,6 +31,7 @@ from benchmarks._common import run_main
 from benchmarks._liquid_config import Config, fitting_weights, make_config, make_liquid
 from benchmarks._liquid_data import Part, Task, aligned, nested_order, split
 from benchmarks._liquid_features import Cache, Wanted, compute, of_liquid, of_trains
+from eqprop import _idx
 from eqprop._data import load_dataset
 from eqprop._errors import DataError
 from eqprop._runs import Run
@@ -119,6 +122,31 @@ def test_every_first_part_of_the_order_holds_each_class_in_its_share() -> None:
         assert float((found - 0.1).abs().max()) < 0.03
     train, validation = split(600)
     assert len(validation) == 100 and not set(train.tolist()) & set(validation.tolist())
+
+
+def test_folders_of_n_mnist_are_held_against_labels_of_mnist_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recording 2 of each part lies under the digit 3."""
+    for part in ("Train", "Test"):
+        for number, digit in ((1, 1), (2, 3)):
+            file = tmp_path / "NMNIST" / part / str(digit) / f"{number:05d}.bin"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(bytes([5, 5, 0x80, 0, 9]))
+    assert sorted(_liquid_data.load_task("nmnist", str(tmp_path), "nalsm1000").train.labels.tolist()) == [1, 3]
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    official = dataclasses.replace(_idx.archive("mnist"), counts={"train": 2, "test": 2}, idx_md5={})
+    digests = {}
+    for stem in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
+        (raw / stem).write_bytes(b"")  # images are not read
+    for stem in ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"):
+        content = bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 2])
+        (raw / stem).write_bytes(content)
+        digests[stem] = hashlib.md5(content).hexdigest()
+    monkeypatch.setattr(_idx, "archive", lambda _: dataclasses.replace(official, idx_md5=digests))
+    with pytest.raises(DataError, match=r"00002.bin: got the label 3 from the folder, needed 2"):
+        _liquid_data.load_task("nmnist", str(tmp_path), "nalsm1000")
 
 
 def test_recordings_are_moved_to_the_end_and_cut_there() -> None:
