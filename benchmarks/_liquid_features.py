@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from benchmarks._liquid_data import Part, Task
 from eqprop._checkpoints import atomic_write
 from eqprop._errors import DataError
 from eqprop._names import lookup
+from snn._features import taken
 from snn._health import Health
 
 FORMAT = "eqprop-liquid-features/1"
@@ -112,27 +112,14 @@ def clear(folder: Path) -> None:
 def of_liquid(
     liquid: snn.Liquid, trains: Tensor, wanted: Wanted, generator: torch.Generator | None = None
 ) -> tuple[Arrays, Health]:
-    """Features of a batch of trains, and whether the liquid is well.
-
-    The liquid runs a part of time after another, so that no spikes are kept.
-    """
-    steps, device = trains.shape[1], liquid.weight.device
-    # as in snn.TimeBins, step t belongs to part floor(t parts / steps)
-    bounds = [-(-i * steps // wanted.parts) for i in range(wanted.parts + 1)]
-    keeps_trace = "filter" in wanted.names
-    record = snn.Record(trace_seconds=wanted.tau_seconds) if keeps_trace else None
-    state, counts, trace = None, [], torch.zeros((), device=device)
-    for start, stop in zip(bounds, bounds[1:], strict=False):
-        run = liquid.run(trains[:, start:stop], state=state, record=record, generator=generator, health="ignore")
-        state = run.state
-        counts.append(run.counts.clone())
-        if run.trace is not None:
-            trace = trace * math.exp(-(stop - start) * liquid.dt_seconds / wanted.tau_seconds) + run.trace
-    made = {"bins" if "bins" in wanted.names else "counts": torch.cat(counts, 1).to(torch.int16).cpu().numpy()}
-    if keeps_trace:
-        made["filter"] = trace.cpu().numpy()
-    total = torch.stack(counts).sum(0)
-    return made, Health.of(total, steps, liquid.dt_seconds, run.interval_steps)
+    """Features of a batch of trains, and whether the liquid is well."""
+    tau = wanted.tau_seconds if "filter" in wanted.names else None
+    found, health = taken(liquid, trains, trains.shape[1], wanted.parts, tau, generator)
+    width = wanted.parts * liquid.neurons
+    made = {"bins" if "bins" in wanted.names else "counts": found[:, :width].to(torch.int16).cpu().numpy()}
+    if tau is not None:
+        made["filter"] = found[:, width:].cpu().numpy()
+    return made, health
 
 
 def of_trains(trains: Tensor, wanted: Wanted, dt_seconds: float) -> Arrays:

@@ -19,6 +19,7 @@ from snn._encoders_specs import encoder_from_spec as encoder_from_spec
 from snn._events import EventFrames as EventFrames
 from snn._events import Events as Events
 from snn._events import read_events as read_events
+from snn._features import features as features
 from snn._health import Health as Health
 from snn._liquid import Liquid as Liquid
 from snn._lyapunov import LyapunovEstimate as LyapunovEstimate
