@@ -37,36 +37,35 @@ def normal_of(rows: Tensor, like: Tensor) -> Tensor:
     Args:
         rows: int64 ``[rows]``, from ``row_keys``; the leading dimensions of ``like`` hold so many rows.
     """
-    bits = _bits(rows, like)
-    # two halves of 32 bits make one number (Box & Muller 1958)
-    radius = _unit(bits >> 32, 0.5).log_().mul_(-2.0).sqrt_()
-    return radius.mul_(_unit(bits, 0.0).mul_(2.0 * math.pi).cos_()).reshape(like.shape).to(like.dtype)
+    units = like.numel() // max(len(rows), 1)
+    words = _bits(rows, (units + 1) // 2).view(torch.int32)
+    return torch.cat(_normal(*words.chunk(2, -1)), -1)[:, :units].reshape(like.shape).to(like.dtype)
 
 
 def normal_pairs_of(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Two independent standard normal numbers a key, float32 in the shape of the keys (from ``row_keys``)."""
-    radius = _unit(keys >> 32, 0.5).log_().mul_(-2.0).sqrt_()
-    angle = _unit(keys, 0.0).mul_(2.0 * math.pi)
-    return radius * torch.cos(angle), radius * torch.sin(angle)
+    return _normal(*keys.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1))
+
+
+def _normal(length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+    """Two independent standard normal numbers from two words of 32 random bits, int32 (Box & Muller 1958)."""
+    # the sign of the one is not needed, the other is an angle from -pi to pi
+    radius = length.to(torch.float32).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2.0).sqrt_()
+    angle = angle.to(torch.float32).mul_(2.0**-31 * math.pi)
+    return torch.cos(angle).mul_(radius), angle.sin_().mul_(radius)
 
 
 def uniform_of(rows: Tensor, like: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), as ``normal_of``."""
-    u = _unit(_bits(rows, like) >> 32, 0.0)
+    u = _bits(rows, like.numel() // max(len(rows), 1)) >> 32
+    u = (u & 0xFFFFFFFF).to(torch.float32).mul_(2.0**-32)
     return u.clamp_(max=1.0 - 2.0**-24).reshape(like.shape).to(like.dtype)
 
 
-def _bits(rows: Tensor, like: Tensor) -> Tensor:
+def _bits(rows: Tensor, units: int) -> Tensor:
     """64 random bits a unit, ``[rows, units]``."""
-    units = torch.arange(1, like.numel() // max(len(rows), 1) + 1, device=rows.device)
-    return scrambled(rows[:, None] + units * signed(GOLDEN))
+    return scrambled(rows[:, None] + torch.arange(1, units + 1, device=rows.device) * signed(GOLDEN))
 
 
 def _shifted(z: Tensor, n: int) -> Tensor:
     return (z >> n).bitwise_and_((1 << (64 - n)) - 1)  # a shift of int64 keeps the sign
-
-
-def _unit(bits: Tensor, offset: float) -> Tensor:
-    """The low 32 bits as a number in [0, 1], float32."""
-    made = (bits & 0xFFFFFFFF).to(torch.float32)
-    return (made.add_(offset) if offset else made).mul_(2.0**-32)

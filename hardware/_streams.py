@@ -7,10 +7,12 @@ that another would see: sources do not disturb each other, and a chip does not r
 from __future__ import annotations
 
 import hashlib
+import math
 import operator
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,7 +77,11 @@ class Streams:
 
     def uniform(self, source: str, counters: Sequence[int], shape: Sequence[int], like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1) of an array, as ``normal``."""
-        return torch.rand(tuple(shape), generator=self.generator(source, *counters), dtype=torch.float32).to(like)
+        self.drawn[source] += 1
+        size = math.prod(shape)
+        bits = np.random.SFC64(self.key(source, *counters)).random_raw((size + 1) // 2)
+        words = torch.from_numpy(bits.view(np.int32)[:size])
+        return words.bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24).view(tuple(shape)).to(like)
 
     def sample_normal(self, source: str, counters: Sequence[int], keys: Tensor, like: Tensor) -> Tensor:
         """Standard normal numbers in the shape of ``like [batch, ...]``, from a key a row.

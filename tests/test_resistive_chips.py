@@ -544,7 +544,7 @@ def test_a_walk_stays_where_diodes_let_it_and_goes_to_the_nudged_equilibrium(dev
     for v, w in zip(*found, strict=True):
         torch.testing.assert_close(v, w, rtol=1e-6, atol=1e-9)
     hot = Substrate(thermal=ThermalNoise(1e-18)).fabricate(net)
-    hidden = walk(hot, x, 0.1, 1, 100)[0]
+    hidden = walk(hot, x.repeat(50, 1), 0.1, 1, 100)[0]
     assert torch.equal(walk(pickle.loads(pickle.dumps(hot)), x, 0.1, 1, 9)[0], walk(hot, x, 0.1, 1, 9)[0])
     assert bool((hidden[:, :2] >= 0).all()) and bool((hidden[:, 2:] <= 0).all())
     assert 0.1 < float((hidden == 0).double().mean()) < 0.9

@@ -162,16 +162,41 @@ def test_streams_are_standard_uncorrelated_and_repeatable(device: torch.device) 
         streams.sample_normal("a", (1,), keys + 400, like),
         a.roll(1, 0),
         a.roll(1, 1),
+        a.roll(125, 1),  # the two of a pair
+        a.roll(125, 1).square() - 1.0,
     ]
     n = a.numel()
     assert abs(float(a.mean())) < 4 / math.sqrt(n) and abs(float(a.var()) - 1) < 4 * math.sqrt(2 / n)
     assert abs(float((a**4).mean()) - 3) < 4 * math.sqrt(96 / n)
     for b in others:
-        assert abs(float((a * b).mean())) < 4 / math.sqrt(n)
+        assert abs(float((a * b).mean())) < 4 * float(b.std()) / math.sqrt(n)
+    squares = (a.square() - 1.0, a.roll(125, 1).square() - 1.0)
+    assert abs(float((squares[0] * squares[1])[:, :125].mean())) < 4 * 2.0 / math.sqrt(n / 2)
     assert torch.equal(a, Streams(3).sample_normal("a", (1,), keys, like))
-    u = streams.sample_uniform("u", (), keys, like)
-    assert 0 <= float(u.min()) and float(u.max()) < 1
-    assert abs(float(u.mean()) - 0.5) < 4 / math.sqrt(12 * n) and abs(float(u.var()) - 1 / 12) < 1e-3
+    for odd in (like[:, :1], like[:, :7]):
+        again = streams.sample_normal("a", (1,), keys, odd)
+        assert again.shape == odd.shape and abs(float(again.var()) - 1) < 4 * math.sqrt(2 / odd.numel())
+    for u in (streams.sample_uniform("u", (), keys, like), streams.uniform("u", (), like.shape, like)):
+        assert u.shape == like.shape and u.dtype == like.dtype and u.device == like.device
+        assert 0 <= float(u.min()) and float(u.max()) < 1
+        assert abs(float(u.mean()) - 0.5) < 4 / math.sqrt(12 * n) and abs(float(u.var()) - 1 / 12) < 1e-3
+        assert abs(float((u[:, 1:] * u[:, :-1]).mean()) - 0.25) < 4 * 0.25 / math.sqrt(n)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (1,), (3, 5), (256, 784)])
+def test_uniform_numbers_of_an_array_are_multiples_of_a_power_of_two_and_follow_from_their_moment(
+    shape: tuple[int, ...],
+) -> None:
+    streams, like = Streams(3), torch.empty(0)
+    u = streams.uniform("u", (5,), shape, like)
+    assert u.shape == shape and bool(((u >= 0.0) & (u < 1.0)).all()) and torch.equal((u * 2**24).round(), u * 2**24)
+    assert torch.equal(u, streams.uniform("u", (5,), shape, like))
+    if u.numel() > 1:
+        assert not torch.equal(u, streams.uniform("u", (6,), shape, like))
+        assert not torch.equal(u, Streams(4).uniform("u", (5,), shape, like))
+    if u.numel() > 1000:
+        shares = torch.histc(u, 64, 0.0, 1.0) / u.numel()
+        assert float((shares * 64 - 1).abs().max()) < 5 * math.sqrt(64 / u.numel())
 
 
 def test_a_chip_goes_on_from_a_file_with_the_same_numbers() -> None:
