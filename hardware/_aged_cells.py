@@ -48,10 +48,12 @@ class AgedCells(HeldCells):
 
     def _aged(self) -> Tensor:
         made, law = self.device, self.device.ageing
-        written: Tensor = self._kept("conductance", (self._write,), self.conductance.detach)  # a new object a write
+        written = self._as_written
+        if law is None:
+            return written
         at = self._looked_at()
         youngest, oldest = self.ages(at)
-        if law is None or oldest == 0.0:
+        if oldest == 0.0:
             return written
         kept = self._kept.last("aged")
         touched = self.touched_since(kept[0][0]) if kept is not None and kept[0][1] == at else None
@@ -65,6 +67,12 @@ class AgedCells(HeldCells):
 
         result: Tensor = self._kept("aged", (self._write, at), aged)
         return result
+
+    @property
+    def _as_written(self) -> Tensor:
+        """The conductances that the last write left: a new object a write."""
+        written: Tensor = self._kept("conductance", (self._write,), self.conductance.detach)
+        return written
 
     def _looked_at(self) -> int:
         """The time for which ageing is worked out: the last tick of a clock within whose period nothing moves by more
@@ -90,11 +98,19 @@ class AgedCells(HeldCells):
 
     def _read_std(self, noise: ReadNoise, g: Tensor) -> tuple[Tensor, float | Tensor]:
         """Standard deviation of a read in two factors: one that a write decides, ``[cells, ...]``, and its growth."""
-        strength = self._strength(noise)
-        unit: Tensor = strength
-        if noise.relative:
-            unit = self._kept("unit", (strength, g), lambda: strength * g)
+
+        def made() -> Tensor:
+            strength = self._strength(noise)
+            return strength.mul_(g) if noise.relative else strength
+
+        unit: Tensor = self._kept("unit", (self._write, g), made)
         return unit, self._growth(noise)
+
+    def _strength(self, noise: ReadNoise) -> Tensor:
+        """That factor of absolute noise; of relative noise, over the conductance; ``[cells, ...]``."""
+        q = noise.q(self.conductance, self.device.g_max_siemens)
+        q = q if isinstance(noise.q, InversePower) else q.clamp_(min=0.0)
+        return q if noise.relative else q.mul_(self.device.g_max_siemens)
 
     def _correlation(self, noise: ReadNoise) -> float | Tensor:
         """Of the read noise of two phases; of cells whose ages differ, one each, ``[cells, ...]``."""
@@ -123,24 +139,6 @@ class AgedCells(HeldCells):
         growth: float | Tensor = self._kept("growth", (self._write, at), made)
         return growth
 
-    def _strength(self, noise: ReadNoise) -> Tensor:
-        made, kept = self.device, self._kept.last("strength")
-        touched = None if kept is None else self.touched_since(kept[0][0])
-
-        def strength(g: Tensor) -> Tensor:
-            q = noise.q(g, made.g_max_siemens)
-            q = q if isinstance(noise.q, InversePower) else q.clamp_(min=0.0)
-            return q if noise.relative else q.mul_(made.g_max_siemens)
-
-        def anew() -> Tensor:
-            if kept is None or touched is None or touched.dtype != torch.int64:
-                return strength(self.conductance)
-            few = strength(self.conductance.view(-1).index_select(0, touched))
-            return kept[1].view(-1).index_copy(0, touched, few).view_as(kept[1])
-
-        result: Tensor = self._kept("strength", (self._write,), anew)
-        return result
-
     def _read(self, noise: ReadNoise, g: Tensor) -> Tensor:
         """``Device.read`` with noise of a scope, and its strength kept between writes: see ``ReadNoise``."""
         layout = self.layout
@@ -160,28 +158,50 @@ class AgedCells(HeldCells):
     def _clipped(self, noise: ReadNoise, g: Tensor) -> tuple[Tensor, Tensor] | None:
         """Mean and variance of a read of every cell, exact also where noise meets a bound; None where none cuts off
         anything, so that the mean is ``g`` and the variance that of the noise."""
-        strength, growth = self._strength(noise), self._growth(noise)
-        if not isinstance(growth, Tensor):
-            bound = noise.relative and self._read_bounds == (0.0, None)
-            stamp = (strength,) if bound else (strength, g)
-            if self._kept("far", stamp, lambda: self._distance(noise, g)) > FAR * growth:
-                return None
+        if self._far_variance(noise, g) is not None:
+            return None
         unit, growth = self._read_std(noise, g)
         moments = lambda: clipped_moments(g, unit * growth, *self._read_bounds)  # noqa: E731
         result: tuple[Tensor, Tensor] = self._kept("moments", (g, unit, growth), moments)
         return result
+
+    def _variance_of_each(self, noise: ReadNoise, g: Tensor) -> Tensor:
+        """Of a read of every cell."""
+        moments = self._clipped(noise, g)
+        if moments is not None:
+            return moments[1]
+        unit, growth = self._read_std(noise, g)
+        return (unit * growth).square_()
+
+    def _far_variance(self, noise: ReadNoise, g: Tensor) -> Tensor | None:
+        """Variance of a read, summed over the cells of a parameter, before it grows; None where a bound is so near that
+        it cuts off something, or each cell's noise grows by itself."""
+        growth = self._growth(noise)
+        if isinstance(growth, Tensor):
+            return None
+        most = FAR * growth
+
+        def made() -> tuple[Tensor | None, float]:
+            strength = self._strength(noise)
+            if (distance := self._distance(noise, strength, g)) <= most:
+                return None, distance
+            std = strength.mul_(g) if noise.relative else strength
+            return std.square_().sum(0), distance
+
+        variance, distance = self._kept("far", (self._write, g), made)
+        return variance if distance > most else None
 
     @property
     def _read_bounds(self) -> tuple[float, float | None]:
         made = self.device
         return (made.g_min_siemens, made.g_max_siemens) if made.hard_range else (0.0, None)
 
-    def _distance(self, noise: ReadNoise, g: Tensor) -> float:
+    def _distance(self, noise: ReadNoise, strength: Tensor, g: Tensor) -> float:
         """The least distance of a conductance from the bounds of a read, in standard deviations before they grow."""
         low, high = self._read_bounds
         if noise.relative and low == 0.0 and high is None:
-            return 1.0 / max(float(self._strength(noise).max()), 1e-30)
-        unit = self._read_std(noise, g)[0]
+            return 1.0 / max(float(strength.amax()), 1e-30)
+        unit = strength * g if noise.relative else strength
         room = g - low if high is None else torch.minimum(g - low, high - g)
         return float((room / unit).nan_to_num_(nan=torch.inf).min())  # nothing to cut off where there is no noise
 

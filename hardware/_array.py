@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -95,22 +94,22 @@ class Array(AgedCells):
         if self.layout is None or self.device.reading is None:
             raise ConfigError(f"connection {self.key}: got no read noise, needed CellArray(read_noise=True)")
         noise, g = self.device.reading, self.undisturbed()
-        strength, growth, rho = self._strength(noise), self._growth(noise), self._correlation(noise)
+        growth, rho = self._growth(noise), self._correlation(noise)
         factors = self.fluctuations.factors(self._write, self.conductance)
 
         def made(share: Tensor | None) -> Tensor:
-            moments = self._clipped(noise, g)
-            if moments is None:
-                v = _sum_of_squares([strength, *([g] if noise.relative else []), *factors])
-                v = v.mul_((float(growth) / self.scale) ** 2)
+            far = None if factors else self._far_variance(noise, g)
+            if far is not None:
+                v = far * (float(growth) / self.scale) ** 2
             else:
-                each = moments[1] if share is None else moments[1] * share
+                each = self._variance_of_each(noise, g)
+                each = each if share is None else each * share
                 for f in factors:
                     each = each * f * f
                 v = each.sum(0).mul_(1.0 / self.scale**2)
             return v if self._ahead is None else v.mul_(self._ahead).mul_(self._ahead)
 
-        stamp = (g, strength, growth, *factors)
+        stamp = (g, growth, *factors)
         if not isinstance(rho, Tensor):
             v = self._kept("input variance", stamp, partial(made, None))
             return [(v, {scope: share for scope, share in (("sample", rho), ("phase", 1.0 - rho)) if share > 0.0})]
@@ -133,7 +132,8 @@ class Array(AgedCells):
 
     def _decoded_now(self) -> Tensor:
         g = self.conductance_now()
-        decoded: Tensor = self._kept("acting", (g,), lambda: self.decoded(g))
+        exact = self._holds_requested and g is self._as_written
+        decoded: Tensor = self._kept("acting", (g,), lambda: self.requested.detach() if exact else self.decoded(g))
         return decoded
 
     @torch.no_grad()
@@ -183,16 +183,6 @@ class Array(AgedCells):
         if self.layout is None:
             return ""
         return f"{self.device.name}, {self.layout.mapping}, weights to {self.weight_range:.3g}"
-
-
-def _sum_of_squares(factors: Sequence[Tensor]) -> Tensor:
-    """Of a product ``[cells, ...]``, over the cells of each parameter."""
-    # a cell at a time: half of a pair stays in a cache
-    first, *rest = (reduce(torch.mul, parts) for parts in zip(*factors, strict=True))
-    total: Tensor = first * first
-    for other in rest:
-        total.addcmul_(other, other)
-    return total
 
 
 class OnChip(Mixin, Connection):

@@ -42,6 +42,7 @@ class HeldCells(PulsedCells):
         self._seen: tuple[int, int] | None = None
         self._kept = Kept()
         self._write = 0
+        self._holds_requested = False  # whether the cells hold, as they are seen, exactly what was asked for
         self._warned = False  # of weights that are clipped
         self._has_stuck = False
         self._touched: tuple[int, Tensor | None] | None = None
@@ -100,7 +101,7 @@ class HeldCells(PulsedCells):
         Warns:
             RuntimeWarning: once, where more than half of the parameters lie outside the range.
         """
-        low, high = (float(v) for v in torch.aminmax(weight))
+        low, high = float(weight.amin()), float(weight.amax())  # on a CPU faster than both at once
         if not (math.isfinite(low) and math.isfinite(high)):
             require_finite(self.key, weight)
         before = self._kept("targets", (self._write,), lambda: self.targets(self.requested))
@@ -113,12 +114,16 @@ class HeldCells(PulsedCells):
         if count == 0:  # as after a checkpoint, or another precision
             self.requested.copy_(weight)
             self._kept("targets", (self._write,), lambda: now)
+            self._holds_requested = False
+            for name in ("acting", "acting now"):  # may have been what was asked for until now
+                self._kept.drop(name)
             return False
         if low < least or high > most:
             outside = self.mapping.outside(weight)
             self._warned = self._warned or warn_where_clipped(self.key, self.mapping, weight, outside, 5)
             self.counts[2] += (outside & (weight != self.requested)).sum()
         self.next_write()
+        self._holds_requested = False
         draws, cells = self._streams.generator(f"write/{self.key}", self._write), self.cells
         g = self.device.program(now, draws, cells, checked=False)
         seen = g
@@ -137,11 +142,21 @@ class HeldCells(PulsedCells):
 
     def set_write_number(self, write: int) -> None:
         """Go on after that write, as after a checkpoint."""
-        self._write = write
+        self._write, self._holds_requested = write, False
 
     def next_write(self) -> None:
         """Count a write, before its conductances are put in place; what is of scope ``write`` will be drawn anew."""
         self._write += 1
+
+    @torch.no_grad()
+    def read_back(self, where: Tensor | None = None) -> None:
+        """Ask of the cells what they hold: all parameters, or those of the numbers ``where``, ``[n]``."""
+        if where is None:
+            self.requested.copy_(self.decoded(self.conductance))
+            self._holds_requested = True
+        else:
+            g = self.conductance.view(self.mapping.cells, -1).index_select(1, where)
+            self.requested.put_(where, self.decoded(g))
 
     @torch.no_grad()
     def _settle(self, hidden: Tensor, seen: Tensor, touched: Tensor, share: float, over: int) -> None:
@@ -171,16 +186,19 @@ class HeldCells(PulsedCells):
         """Write what changed since the last look, see ``write``; returns whether the cells were written."""
         if self.layout is None:
             return False
-        seen = (weight._version, weight.data_ptr())
-        if seen == self._seen:
+        if self.agrees(weight):
             return False
         written = self.write(weight.detach(), lasts)
-        self._seen = seen  # only now: what was refused will be looked at again
+        self.agree(weight)  # only now: what was refused will be looked at again
         return written
 
     def agree(self, weight: Tensor) -> None:
         """Say that the parameter is what the cells were asked for, so that nobody looks before it changes again."""
         self._seen = (weight._version, weight.data_ptr())
+
+    def agrees(self, weight: Tensor) -> bool:
+        """Whether the parameter is still what the cells were asked for."""
+        return self._seen == (weight._version, weight.data_ptr())
 
     # -- time ----------------------------------------------------------------------------------------------------------
 
@@ -232,5 +250,5 @@ class HeldCells(PulsedCells):
     def forget(self) -> None:
         """Drop all that is kept between moments; it will be made again."""
         self._kept.clear()
-        self._touched = None
-        self._seen = None
+        self._touched = self._seen = None
+        self._holds_requested = False

@@ -153,7 +153,8 @@ class WritePath:
         return auxiliary.transfer()
 
     def _remember(self) -> None:
-        self._before = {key: self._weight(key).detach().clone() for key in self._arrays}
+        weights = ((key, array, self._weight(key).detach()) for key, array in self._arrays.items())
+        self._before = {key: array.requested if array.agrees(w) else w.clone() for key, array, w in weights}
 
     @torch.no_grad()
     def _write(self) -> None:
@@ -256,10 +257,6 @@ class WritePath:
     def _take_over(self, key: str, array: Array, where: Tensor | None = None) -> None:
         """The weights are what the cells hold: those of the numbers ``where`` anew, or all."""
         weight = self._weight(key)
-        if where is None:
-            array.requested.copy_(array.decoded(array.conductance))
-        else:
-            g = array.conductance.view(array.mapping.cells, -1).index_select(1, where)
-            array.requested.put_(where, array.decoded(g))
+        array.read_back(where)
         weight.copy_(array.requested)
         array.agree(weight)

@@ -41,16 +41,17 @@ class WriteTimes:
 
     def span(self) -> tuple[int, int]:
         """Nanoseconds of the cell written first, and of that written last."""
-        first, last = (int(n) for n in torch.aminmax(self._numbers))
-        return int(self._clock[first]), int(self._clock[last])
+        return int(self._clock[int(self._numbers.amin())]), int(self._clock[self._count - 1])
 
     def restart(self, touched: Tensor | None, over: int) -> None:
         """Cells were written.
 
         Args:
-            touched: 1.0 or 0.0 in the shape of all, or numbers of cells ``[n]``, int64; None for all.
+            touched: 1.0 (at least once) or 0.0 in the shape of all, or numbers of cells ``[n]``, int64; None for all.
             over: when the write was over, nanoseconds; not before that of another write.
         """
+        if touched is not None and not touched.numel():
+            return  # so that the last moment is that of a cell
         number = self._moment(over)
         if touched is None:
             self._numbers.fill_(number)

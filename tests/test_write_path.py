@@ -63,6 +63,65 @@ def test_only_the_cells_of_changed_weights_are_pulsed(name: str, mapping: str, d
     assert torch.equal(weight, array.decoded(array.conductance)) and torch.equal(weight, array.requested)
 
 
+@pytest.mark.parametrize("mode", ["stochastic", "sign"])
+def test_what_acts_is_what_the_cells_hold_whoever_wrote_them_last(mode: str, device: torch.device) -> None:
+    chip = chip_of("reram-sb").to(device)
+    array, weight = chip.arrays["input-hidden1"], chip.connection("input-hidden1").weight
+    change = 0.05 * torch.randn(30, 40, generator=seeded(), dtype=torch.float64).to(device)
+    x = torch.rand(2, 40, generator=seeded(), dtype=torch.float64).to(device)
+
+    def acting() -> Tensor:
+        chip.drive(x)
+        found: Tensor = array.effective(weight, back=False)
+        assert torch.equal(found, array.decoded(array.conductance))
+        return found.clone()
+
+    optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
+    chip.write_path(optimizer, mode=mode)
+    found = [acting()]
+    for step in range(3):
+        for name, p in chip.named_parameters():
+            p.grad = -change if name == "connections.input-hidden1.weight" else torch.zeros_like(p)
+        optimizer.step()
+        found.append(acting())
+        if step == 1:  # by hand: in a closed loop
+            with torch.no_grad():
+                weight[3] = 0.5
+            found.append(acting())
+    assert all(not torch.equal(a, b) for a, b in zip(found, found[1:], strict=False))
+
+
+def test_weights_beyond_the_range_do_not_act_where_their_cells_stay_as_they_were() -> None:
+    array = chip_of("idealized").arrays["input-hidden1"]
+    array.conductance[0, 2] = array.device.g_max_siemens
+    array.conductance[1, 2] = array.device.g_min_siemens
+    array.next_write()
+    array.read_back()
+    array.requested[2] = 1.0
+    acting = array.effective(array.requested, back=False).clone()
+    weight = array.requested.clone()
+    weight[2] = 5.0
+    assert not array.write(weight) and torch.equal(array.requested, weight)
+    assert torch.equal(array.effective(weight, back=False), acting)
+
+
+@pytest.mark.parametrize("edit", [False, True])
+def test_what_is_pulsed_is_what_the_optimiser_proposes_and_not_what_a_hand_wrote(edit: bool) -> None:
+    chip = chip_of("idealized")
+    weight, array = chip.connection("input-hidden1").weight, chip.arrays["input-hidden1"]
+    optimizer = torch.optim.SGD(chip.parameters(), lr=1.0)
+    chip.write_path(optimizer, mode="sign")
+    for p in chip.parameters():
+        p.grad = torch.zeros_like(p)
+    weight.grad[5, 6] = -1.0
+    if edit:
+        with torch.no_grad():
+            weight[7, 8] += 0.3
+    hidden = array.hidden.clone()
+    optimizer.step()
+    assert torch.equal((array.hidden != hidden).any(0).nonzero(), torch.tensor([[5, 6]]))
+
+
 @pytest.mark.parametrize(("name", "mapping"), [*((n, "balanced") for n in TWO_WAY), ("pcm", "one-sided")])
 def test_what_a_cell_makes_of_its_pulses_does_not_depend_on_the_others(name: str, mapping: str) -> None:
     change = 1e-3 * torch.randn(30, 40, generator=seeded(1), dtype=torch.float64)
