@@ -14,6 +14,7 @@ from benchmarks._comparison_data import View
 from benchmarks._comparison_machines import Clock, Linear, noisy
 from benchmarks._liquid_config import Config, make_liquid
 from benchmarks._liquid_health import look, require_well
+from snn._features import taken
 
 _BATCH = 250
 
@@ -70,9 +71,9 @@ class LiquidMachine(Linear):
 
     def _run(self, liquid: snn.Liquid, x: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """These features ``[batch, neurons]`` of trains ``[batch, time, channels]``."""
-        record = snn.Record(trace_seconds=self.tau_seconds) if "filter" in names else None
-        run = liquid.run(x, record=record, health="ignore")
-        made = {"counts": run.counts} | ({} if run.trace is None else {"filter": run.trace})
+        tau = self.tau_seconds if "filter" in names else None
+        found, _ = taken(liquid, x, x.shape[1], trace_seconds=tau)
+        made = {"counts": found[:, : liquid.neurons], "filter": found[:, liquid.neurons :]}
         return {name: made[name] for name in names}
 
     def fixed_parameters(self) -> int:

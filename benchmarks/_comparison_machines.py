@@ -138,8 +138,8 @@ class Linear(Machine):
         y, best = self.view.labels[0], -1.0
         train, validation = self.view.sides
         for feature, x in self.training_features(clock).items():
+            sides = (x[train], y[train]), (x[validation], y[validation])
             for readout in READOUTS:
-                sides = (x[train], y[train]), (x[validation], y[validation])
                 with clock.running():
                     made, settings = fit(readout, *sides, self.seed, refit=False)
                 if settings["validation"] > best:  # the first of equals

@@ -325,8 +325,12 @@ class Liquid(nn.Module):
         sent = x
         if x is not None and made.drive is not None:
             drive, sent = made.drive.arrivals(x, state.input, state.step)
-        noise = None if generator is None else self.noise_currents(steps, counts.shape[1], generator)
         recorder.start(steps)
+        if made.steps is not None and drive is not None and extra is None and generator is None:
+            made.steps.run(state, drive, counts, recorder)
+            recorder.finish(sent)
+            return
+        noise = None if generator is None else self.noise_currents(steps, counts.shape[1], generator)
         for t in range(steps):
             if neuron.fires_first:
                 neuron.fire(state.neuron, made.neuron, spikes)

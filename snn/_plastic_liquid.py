@@ -18,7 +18,7 @@ from snn._prepared import Prepared
 from snn._projection import PlasticDrive, PlasticRecurrence, Projection
 from snn._projection_compiled import CompiledProjection, loops
 from snn._projection_events import EventProjection
-from snn._records import LiquidState, Recorder
+from snn._records import LiquidState
 
 
 class PlasticLiquid(Liquid):
@@ -186,26 +186,6 @@ class PlasticLiquid(Liquid):
         made.learner = self.plasticity.learner(recurrent, entry, self.dt_seconds)
         made.steps = CompiledSteps.of(self.neuron, made.neuron, made.learner)
         return made
-
-    def _advance(
-        self,
-        made: Prepared,
-        state: LiquidState,
-        x: Tensor | None,
-        extra: Tensor | None,
-        steps: int,
-        generator: torch.Generator | None,
-        counts: Tensor,
-        recorder: Recorder,
-    ) -> None:
-        """A chunk of steps, in place; of NALSM's network in one compiled loop."""
-        if made.steps is None or x is None or made.drive is None or extra is not None or generator is not None:
-            super()._advance(made, state, x, extra, steps, generator, counts, recorder)
-            return
-        drive, sent = made.drive.arrivals(x, state.input, state.step)
-        recorder.start(steps)
-        made.steps.run(state, drive, counts, recorder)
-        recorder.finish(sent)
 
     def _kind(self, how: str) -> type[Projection]:
         if how == "dense" or not self.plasticity.by_events or self.weight.device.type != "cpu":

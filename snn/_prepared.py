@@ -50,7 +50,7 @@ class Learner(Protocol):
 
 
 class Steps(Protocol):
-    """What takes a liquid and what learns through all steps of a chunk at once."""
+    """What takes a liquid and what learns through all steps of a chunk at once, driven by its input alone."""
 
     def run(self, state: LiquidState, sent: Tensor, counts: Tensor, recorder: Recorder) -> None: ...
 
