@@ -22,21 +22,22 @@ _BRANCHING_SAMPLES = 5
 
 
 def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: Mapping[str, float] | None = None) -> Figure:
-    """A panel a split and readout: test accuracy of the liquid and its controls, with the deviation over networks.
+    """A column a split, a row a readout: test accuracy of the liquid and its controls, with deviations over networks.
 
     Args:
         lines: of all arms.
         title: of the figure.
         published: accuracies, by what they are of.
     """
-    panels = list(dict.fromkeys((v["split"], v["readout"]) for v in lines))
+    splits, readouts = (list(dict.fromkeys(v[name] for v in lines)) for name in ("split", "readout"))
+    panels = [(split, readout) for readout in readouts for split in splits]
     most = max(v["samples"] for v in lines)
     several = len({v["feature"] for v in lines}) > 1
     own = [[v for v in lines if (v["split"], v["readout"]) == panel and v["samples"] == most] for panel in panels]
-    figure = Figure(figsize=(5.2 * len(panels), 1.3 + 0.28 * max(map(len, own))), layout="constrained")
-    for axes, panel, mine in zip(
-        figure.subplots(1, len(panels), squeeze=False, sharex=True)[0], panels, own, strict=True
-    ):
+    height = 0.7 + len(readouts) * (0.6 + 0.28 * max(map(len, own)))
+    figure = Figure(figsize=(max(6.4, 5.2 * len(splits)), height), layout="constrained")
+    grid = figure.subplots(len(readouts), len(splits), squeeze=False, sharex=True)
+    for axes, panel, mine in zip(grid.flat, panels, own, strict=True):
         for place, line in enumerate(mine):
             colour = _COLOURS[line["arm"]]
             axes.errorbar(
@@ -46,7 +47,11 @@ def accuracy(lines: Sequence[Mapping[str, Any]], title: str, published: Mapping[
             for (what, value), style in zip(published.items(), _STYLES, strict=False):
                 axes.axvline(value, color=GREEN, linewidth=1.0, linestyle=style, label=f"published, {what}")
         names = [f"{line['arm']} ({line['feature'] + ', ' if several else ''}{line['width']:,})" for line in mine]
-        axes.set(yticks=range(len(mine)), ylim=(len(mine) - 0.5, -0.5), xlabel="test accuracy (%)")
+        axes.set(
+            yticks=range(len(mine)),
+            ylim=(len(mine) - 0.5, -0.5),
+            xlabel="test accuracy (%)" if panel[1] == readouts[-1] else "",
+        )
         axes.set_yticklabels(names, fontsize="small")
         axes.set_title(f"{panel[0]}, {panel[1]}", loc="left", fontsize="medium")
         _tidy(axes)
@@ -86,7 +91,7 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], title: str, readout: str)
     axes.xaxis.set_major_locator(FixedLocator(counts))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{n:,}" for n in counts])
-    axes.set_title(f"{title}; {first}, {readout}", loc="left", fontsize="medium")
+    axes.set_title(f"{title}\n{first}, {readout}", loc="left", fontsize="medium")
     axes.legend(frameon=False)
     _tidy(axes)
     return figure
