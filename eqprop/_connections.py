@@ -64,6 +64,7 @@ class Connection(nn.Module):
         """What acts as the weight in the dynamics: the parameter, which a chip overrides by what its cells really do.
 
         ``back``: on the way from head to tail, which on a chip may have other gains. Gradients always go to ``weight``.
+        Where phases relax together that see different weights, one each, ``[phases, *weight]`` (dense ones only).
         """
         return self.weight
 
@@ -195,6 +196,8 @@ class DenseConnection(Connection):
 def _dense_product(operand: Tensor, precision: torch.dtype | None, shape: Shape) -> Product:
     """Adds ``s @ operand`` to a layer of ``shape``."""
     low = None if precision is None or precision == operand.dtype else operand.to(precision)  # once a relaxation
+    if operand.dim() == 3:
+        return _product_of_each(operand if low is None else low, shape)
     if low is None and len(shape) == 1:
 
         def add(z: Tensor, s: Tensor, own: Tensor, owned: bool) -> Tensor:
@@ -210,3 +213,17 @@ def _dense_product(operand: Tensor, precision: torch.dtype | None, shape: Shape)
         return z.add_(product) if owned else z + product
 
     return add_shaped
+
+
+def _product_of_each(operand: Tensor, shape: Shape) -> Product:
+    """The same with an operand a phase, ``[phases, in, out]``, where phases come one after another along the batch."""
+    phases, tails, heads = operand.shape
+
+    def add_each(z: Tensor, s: Tensor, own: Tensor, owned: bool) -> Tensor:
+        each = s.reshape(phases, -1, tails)
+        base = z.reshape(heads) if z.dim() == len(shape) else z.reshape(phases, -1, heads)
+        if each.dtype == operand.dtype:
+            return torch.baddbmm(base, each, operand).view(-1, *shape)
+        return (base + torch.bmm(each.to(operand.dtype), operand).to(s.dtype)).view(-1, *shape)
+
+    return add_each

@@ -79,11 +79,10 @@ class _ClampedRule(PhasedRule):
             value = torch.cat(list(hold.values[group.start : group.stop]))
             # the output is in place from the start, so that no solver has to carry it there
             state = (*network.repeat_state(free.state, k)[:-1], value)
-            network.begin_phase(first)
             solution = relax(
                 network,
                 state,
-                network.repeat_drive(drive, k),
+                network.begin_phases(range(first, first + k), drive),
                 ClampNudge(network, value),
                 solver=self.solver if self.nudged_solver is None else self.nudged_solver,
                 stop=self.nudged,

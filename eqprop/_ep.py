@@ -226,10 +226,8 @@ class EquilibriumPropagation(PhasedRule):
             k = len(group)
             beta = real.betas[group.start : group.stop].reshape(-1, 1)
             nudge = CostNudge(network, self.loss_function, sample.target.repeat(k, 1), beta)
-            network.begin_phase(group.start + 1)
-            solution = self.relax_nudged(
-                system, system.repeat_state(free.state, k), system.repeat_drive(drive, k), nudge
-            )
+            around = network.begin_phases(range(group.start + 1, group.stop + 1), drive)
+            solution = self.relax_nudged(system, system.repeat_state(free.state, k), around, nudge)
             measured = network.measure(solution.state, group.start + 1)
             phases.append(Phase(measured, real.weights[group.start : group.stop].reshape(-1), k))
             solutions += solution.split(k, system)
@@ -257,9 +255,10 @@ class EquilibriumPropagation(PhasedRule):
             )
             nudge = ComplexCostNudge(network, self.loss_function, sample.target.repeat(n, 1), beta[:, None])
             state = lifted.lift_state(system.repeat_state(free.state, n))
-            network.begin_phase(first + group.start)
-            solution = self.relax_nudged(lifted, state, lifted.lift_drive(system.repeat_drive(drive, n)), nudge)
-            phases.append(Phase(network.measure(solution.state, first + group.start), weights, n, paired=True))
+            numbers = range(first + group.start, first + group.stop)
+            around = network.begin_phases(numbers, drive, paired=True)
+            solution = self.relax_nudged(lifted, state, lifted.lift_drive(around), nudge)
+            phases.append(Phase(network.measure(solution.state, numbers.start), weights, n, paired=True))
             solutions += lifted.split_solution(solution, n)
         return phases, solutions
 

@@ -239,7 +239,7 @@ class Network(System, nn.Module):
         layers: name -> ``Layer``, the clamped input first.
         names: names of the layers that move.
         readout: ``nn.Linear`` outside the dynamics, or None.
-        stacks_phases: whether several nudged phases may relax as one larger batch (not on a physical substrate).
+        stacks_phases: whether several nudged phases may relax as one larger batch (not on every substrate).
     """
 
     has_energy: bool = False
@@ -398,6 +398,20 @@ class Network(System, nn.Module):
 
     def begin_phase(self, phase: int) -> None:
         """Called before each relaxation; an ideal network does nothing."""
+
+    def begin_phases(self, phases: range, drive: Drive, *, paired: bool = False) -> Drive:
+        """Called before the relaxation of nudged phases that run together, one after another along the batch.
+
+        Args:
+            phases: their numbers; several only where ``stacks_phases``.
+            drive: of one.
+            paired: whether states will be stacked real pairs, of which the real halves come first.
+
+        Returns:
+            The drive of all.
+        """
+        self.begin_phase(phases.start)
+        return self.repeat_drive(drive, len(phases))
 
     def measure(self, state: State, phase: int) -> State:
         """What is read of an equilibrium; an ideal network reads it exactly."""

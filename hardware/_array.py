@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,7 @@ class Array(AgedCells):
     def __init__(self, key: str, weight: Tensor, substrate: Substrate, streams: Streams, moment: Moment) -> None:
         super().__init__(key, weight, substrate.cells, streams, moment, substrate.temperature_kelvin)
         self.noisy_inputs = False
+        self._joined: tuple[tuple[Tensor, Tensor], ...] = ()
         self.twin: Array | None = None
         if substrate.twin:
             self.twin = Array(f"{key}/twin", weight, replace(substrate, twin=False), streams, moment)
@@ -85,6 +87,28 @@ class Array(AgedCells):
             return acting
         gained: Tensor = self._kept(f"gained{back}", (acting,), lambda: acting * gain)
         return gained
+
+    def both_ways(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """What acts there and back in this phase."""
+        return self.effective(weight, back=False), self.effective(weight, back=True)
+
+    def join(self, phases: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Let phases relax together that see this, ``both_ways`` each; none, to be of one phase again."""
+        self._joined = tuple(phases)
+
+    def joined(self, back: bool) -> Tensor | None:
+        """What acts as the weight in phases that relax together, ``[phases, heads, tails]``.
+
+        None where there are none, or all see the same.
+        """
+        if not self._joined:
+            return None
+        back = back and any(there is not again for there, again in self._joined)  # once where the ways are alike
+        each = tuple(ways[back] for ways in self._joined)
+        if all(one is each[0] for one in each):
+            return None
+        stacked: Tensor = self._kept(f"joined{back}", each, lambda: torch.stack(each))
+        return stacked
 
     def input_variances(self) -> list[tuple[Tensor, dict[str, float]]]:
         """Variances of what acts on the way there, ``[heads, tails]``: read noise that was left to the signals. Each
@@ -191,6 +215,8 @@ class OnChip(Mixin, Connection):
     array: Array
 
     def operand(self, back: bool) -> Tensor:
+        if (joined := self.array.joined(back)) is not None:
+            return joined
         acting = self.array.effective(self.weight, back)
         if torch.is_grad_enabled() and self.weight.requires_grad:
             through: Tensor = _StraightThrough.apply(self.weight, acting)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from eqprop._complex import ComplexCostNudge
+from eqprop._connections import DenseConnection
 from eqprop._contrastive import ClampNudge
 from eqprop._cuda_graphs import CaptureError
 from eqprop._errors import ConfigError
@@ -32,6 +33,8 @@ class ChipDynamics(ChipPhases):
         super()._fabricate(substrate, seed)
         # nothing but arrays acts on the sweeps of a relaxation
         self._undisturbed = substrate.thermal is None and substrate.nudge is None and substrate.rail is None
+        if self._differ:
+            self.stacks_phases = self.stacks_phases and self._undisturbed and substrate.adc is None and self._is_dense
         self._thermal = 0.0 if substrate.thermal is None else substrate.thermal.std_at(substrate.temperature_kelvin)
         if substrate.nudge is not None:
             gain, offset = substrate.nudge.draw(self.shapes[-1], self.streams, next(self.parameters()))
@@ -44,6 +47,13 @@ class ChipDynamics(ChipPhases):
                 f"Substrate: got a rail for a {type(self).__bases__[1].__name__}, whose inputs have other units, "
                 "needed a HopfieldNetwork or DirectedNetwork; write rail=None"
             )
+
+    @property
+    def _is_dense(self) -> bool:
+        """Whether phases that see different weights may still share a product."""
+        return isinstance(self, GraphNetwork) and all(
+            isinstance(self.connection(key), DenseConnection) for key in self._inner_keys
+        )
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
         if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():

@@ -54,7 +54,8 @@ class ChipPhases(Mixin, Network):
         self._nudged = False  # whether a phase after the free one runs
         self._in_time = False  # whether the relaxation takes its noise from the bath, instead of a sweep at a time
         self._conversions = 0
-        self.stacks_phases = self.stacks_phases and not substrate.changes_between_phases
+        self._differ = substrate.changes_between_phases  # whether two nudged phases see different physics
+        self._joined = False  # whether such phases relax together
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -62,6 +63,11 @@ class ChipPhases(Mixin, Network):
         if not isinstance(self, GraphNetwork):
             return {}
         return {k: c.array for k in self.connections if isinstance(c := self.connection(k), OnChip)}
+
+    @property
+    def _inner_keys(self) -> set[str]:
+        """Of the connections between layers that move."""
+        return {e.key for e in self._edges if e.tail != -1} if isinstance(self, GraphNetwork) else set()
 
     def weight_of(self, key: str) -> Tensor:
         """The parameter that the array of that key holds."""
@@ -137,13 +143,41 @@ class ChipPhases(Mixin, Network):
         self._nudged = phase > 0
         self._new_relaxation()
 
+    def begin_phases(self, phases: range, drive: Drive, *, paired: bool = False) -> Drive:
+        """As of the network. Phases that see different conductances still begin one after another, in time and in what
+        is drawn; then they relax together, each with what it saw."""
+        if len(phases) == 1 or not self._differ:
+            return super().begin_phases(phases, drive, paired=paired)
+        inner = self._inner_keys
+        arrays = {key: array for key, array in self.arrays.items() if key in inner}
+        drives, acting = [], []
+        for phase in phases:
+            self.begin_phase(phase)
+            drives.append(self._shifted_terms(drive, len(drive.x)))
+            acting.append([array.both_ways(self.weight_of(key)) for key, array in arrays.items()])
+        for array, each in zip(arrays.values(), zip(*acting, strict=True), strict=True):
+            array.join(each * 2 if paired else each)
+        self._joined = True
+        layers = zip(zip(*drives, strict=True), self.shapes, strict=True)
+        terms = tuple(torch.cat(each) if each[0].dim() > len(shape) else each[0] for each, shape in layers)
+        return Drive(terms, torch.cat([drive.x] * len(phases)))
+
+    def _part(self) -> None:
+        """Undoes ``begin_phases``: what acts is what the last phase sees."""
+        if self._joined:
+            self._joined = False
+            for array in self.arrays.values():
+                array.join(())
+
     def _new_relaxation(self) -> None:
+        self._part()
         self._steps.clear()
         for name, value in _AT_REST.items():  # a module is slow to take attributes
             if getattr(self, name) != value:
                 setattr(self, name, value)
 
     def measure(self, state: State, phase: int) -> State:
+        self._part()
         state = self._averaged(super().measure(state, phase))
         state = state if self._supply is None else self._supply.read(state)
         if self._reading is not None:
@@ -177,16 +211,20 @@ class ChipPhases(Mixin, Network):
         """The drive of such a state, less what it was at the conductances with which the pass began, and with what it
         is at those of this phase."""
         moment = self._moment
-        if not self._moves or moment.phase == 0 or not self._driven:
+        if not self._moves or moment.phase == 0 or self._joined:
             return drive
         rows = state[0].shape[0]
         stamp = (moment.passes, moment.phase, rows, torch.is_grad_enabled())
         if self._shifted[1] is not drive or self._shifted[0] != stamp:  # one for all sweeps of a relaxation
-            shifts, paired = self._shift(drive), drive.x.numel() == 0
-            pairs = zip(drive.terms, shifts, strict=True)
-            terms = tuple(t if shift is None else t + _repeated(shift, rows, paired=paired) for t, shift in pairs)
-            self._shifted = (stamp, drive, drive._replace(terms=terms))
+            self._shifted = (stamp, drive, drive._replace(terms=self._shifted_terms(drive, rows)))
         return self._shifted[2] or drive
+
+    def _shifted_terms(self, drive: Drive, rows: int) -> tuple[Tensor, ...]:
+        if not self._driven:
+            return drive.terms
+        shifts, paired = self._shift(drive), drive.x.numel() == 0
+        pairs = zip(drive.terms, shifts, strict=True)
+        return tuple(t if shift is None else t + _repeated(shift, rows, paired=paired) for t, shift in pairs)
 
     def _shift(self, drive: Drive) -> tuple[Tensor | None, ...]:
         """What the contribution of the clamped input has changed by since the pass began, ``[batch, *shape]``."""

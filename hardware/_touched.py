@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,7 +53,7 @@ class Pulses(NamedTuple):
 
 def pulses_of(change: Tensor, counts: Tensor) -> Pulses:
     """The pulses among ``counts``, any shape; on an accelerator this waits for their number."""
-    where = (counts > 0).flatten().nonzero().flatten()
+    where = _numbers(counts.flatten().to(torch.bool))
     return Pulses(where, counts.take(where).to(torch.int64), change.take(where) > 0)
 
 
@@ -89,6 +90,13 @@ def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tup
         seen = torch.where(cells.stuck, g, device.apparent(g, draws))
         bank.conductance.view(-1).index_copy_(0, numbers, seen)
     return numbers
+
+
+def _numbers(mask: Tensor) -> Tensor:
+    """Where a mask ``[size]`` is true, ``[n]``, int64."""
+    if mask.device.type == "cpu" and type(mask) is Tensor:
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # in half the time
+    return mask.nonzero().flatten()
 
 
 def _trains(bank: Bank, pulses: Pulses, *, one_way: bool) -> tuple[Tensor, Tensor, Tensor]:

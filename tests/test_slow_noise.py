@@ -218,10 +218,9 @@ def test_slow_noise_goes_on_from_a_file_and_is_that_of_the_chip(noise: Any) -> N
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_slow_noise_makes_phases_run_one_after_another_and_is_drawn_once_a_relaxation() -> None:
+def test_slow_noise_is_drawn_once_a_relaxation() -> None:
     noises = (FlickerNoise(0.01), TelegraphNoise(0.1))
     chip: Any = Substrate(fluctuations=noises).fabricate(network("chain-sigmoid"))
-    assert not chip.stacks_phases
     rule = EquilibriumPropagation(beta=0.2, free=Sweeps(10), nudged=Sweeps(10))
     rule.backward(chip, inputs(chip), labels())
     for n in range(2):

@@ -664,15 +664,14 @@ def test_asymep_corrects_what_the_gains_of_the_ways_break() -> None:
     assert corrected.relative_error < 1e-3 < 0.02 < plain.relative_error
 
 
-def test_phases_relax_together_only_where_they_see_the_same() -> None:
+def test_phases_relax_one_by_one_where_more_than_the_weights_of_dense_layers_differs() -> None:
     net, *_ = case()
-    assert Substrate(cells=STATIC, paths=PathGains(0.1)).fabricate(net).stacks_phases
-    for other in (
-        Substrate(cells=CellArray()),
-        Substrate(fluctuations=(Fluctuation(0.1),)),
-        Substrate(adc=OutputAdc()),
-    ):
+    fresh = Substrate(fluctuations=(Fluctuation(0.1),))
+    for together in (Substrate(cells=STATIC, paths=PathGains(0.1)), Substrate(cells=CellArray()), fresh):
+        assert together.fabricate(net).stacks_phases
+    for other in (replace(fresh, adc=OutputAdc()), Substrate(thermal=ThermalNoise(1e-12))):
         assert not other.fabricate(net).stacks_phases
+    assert not fresh.fabricate(network("conv-average")).stacks_phases
 
 
 def test_products_in_bfloat16_and_stops_to_tolerance_work_on_a_chip() -> None:

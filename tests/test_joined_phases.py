@@ -1,0 +1,97 @@
+"""Phases that see different conductances and relax together all the same: as if one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import eqprop
+from eqprop import EquilibriumPropagation, Network, Sweeps
+from hardware import CellArray, FlickerNoise, Fluctuation, PathGains, Substrate, TelegraphNoise
+from tests.helpers import inputs, labels, network
+
+SUBSTRATES = {
+    "cells": Substrate(cells=CellArray("pcm")),
+    "noise on all cells": Substrate(cells=CellArray("pcm", input_noise="cells", read_correlation=0.5, wire_ohms=1.0)),
+    "gains": Substrate(cells=CellArray("pcm"), paths=PathGains(0.1, 0.2, 0.1)),
+    "twins": Substrate(cells=CellArray("pcm"), twin=True),
+    "fluctuations": Substrate(fluctuations=(Fluctuation(0.1), Fluctuation(0.05, "phase", 0.5))),
+    "slow noise": Substrate(fluctuations=(FlickerNoise(0.05), TelegraphNoise(0.1))),
+}
+CONTOURS: dict[str, dict[str, Any]] = {
+    "centred": {},
+    "cauchy": {"contour": "cauchy", "points": 6},
+    "asymep": {"correction": "asymep"},
+    "asymep on a circle": {"contour": "cauchy", "points": 4, "correction": "asymep"},
+}
+
+
+def trained(chip: Any, **options: Any) -> list[Tensor]:
+    """Gradients and nudged states of three steps."""
+    fixed = Sweeps(20)
+    rule = EquilibriumPropagation(beta=0.3, readout="tangent", free=fixed, nudged=fixed, **options)
+    optimizer = torch.optim.SGD(chip.parameters(), 0.1)
+    found = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        step = rule.backward(chip, inputs(chip), labels())
+        found += [p.grad.clone() for p in chip.parameters()]
+        found += [s.clone() for phase in step.nudged for s in phase.state]
+        optimizer.step()
+    return found
+
+
+@pytest.mark.parametrize("contour", CONTOURS)
+@pytest.mark.parametrize("name", ["triangle", "loop", "readout"])
+@pytest.mark.parametrize("substrate", SUBSTRATES)
+def test_phases_that_relax_together_see_what_they_would_one_after_another(
+    substrate: str, name: str, contour: str
+) -> None:
+    chips: list[Any] = [SUBSTRATES[substrate].fabricate(network(name), seed=2) for _ in range(2)]
+    assert chips[0].stacks_phases
+    chips[1].stacks_phases = False
+    together, apart = (trained(chip, **CONTOURS[contour]) for chip in chips)
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    assert chips[0].clock_seconds == chips[1].clock_seconds
+    assert chips[0].streams.drawn == chips[1].streams.drawn
+    moving = [k for k in chips[0].arrays if not k.startswith("input")]
+    states = together[-len(chips[0].shapes) :]  # of the last phase
+    assert moving and all(torch.isfinite(s).all() for s in states)
+
+
+def test_after_phases_that_relaxed_together_the_last_one_acts() -> None:
+    chips: list[Any] = [SUBSTRATES["gains"].fabricate(network("triangle"), seed=2) for _ in range(2)]
+    chips[1].stacks_phases = False
+    for chip in chips:
+        trained(chip)
+    for key in chips[0].connections:
+        a, b = (chip.connection(key).operand(back=True) for chip in chips)
+        assert a.dim() == 2
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_phases_in_low_precision_relax_together_too() -> None:
+    chips: list[Any] = [SUBSTRATES["cells"].fabricate(network("triangle"), seed=2) for _ in range(2)]
+    chips[1].stacks_phases = False
+    together, apart = (trained(chip, products="bfloat16") for chip in chips)
+    for a, b in zip(together, apart, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_coupled_learning_on_a_chip_is_the_same_either_way() -> None:
+    """Its two clamped phases relax together."""
+    chips: list[Any] = [SUBSTRATES["fluctuations"].fabricate(network("chain-sigmoid"), seed=2) for _ in range(2)]
+    chips[1].stacks_phases = False
+    rule = eqprop.CoupledLearning(free=Sweeps(20), nudged=Sweeps(20))
+    found = [_gradient(chip, rule) for chip in chips]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def _gradient(chip: Network, rule: eqprop.Rule) -> Tensor:
+    chip.zero_grad()
+    rule.backward(chip, inputs(chip), labels())
+    return torch.cat([p.grad.flatten() for p in chip.parameters() if p.grad is not None])
