@@ -96,8 +96,8 @@ def substrate_suite(arguments: argparse.Namespace) -> None:
         name: candidate(layers, batch, arguments.sweeps, device, substrate, **options)
         for name, (substrate, options) in chips.items()
     }
-    shares = {name: _share(one) for name, one in made.items()}
     times, ratios = _interleaved({name: one.run for name, one in made.items()}, arguments.rounds)
+    shares = {name: _share(one) for name, one in made.items()}
     print(f"{arguments.network}, batch {batch}, {arguments.sweeps} sweeps a phase, {device}")
     for name, seconds in times.items():
         touched = f", {100 * shares[name]:.1f} % of the cells a step" if shares[name] else ""
@@ -123,11 +123,10 @@ def substrate_suite(arguments: argparse.Namespace) -> None:
     )
 
 
-def _share(one: Candidate, steps: int = 5) -> float:
-    """Share of the cells that a step writes or pulses, the mean of some steps after the first."""
+def _share(one: Candidate, steps: int = 20) -> float:
+    """Share of the cells that a step writes or pulses, the mean of some steps after those that were timed."""
     if not one.cells:
         return 0.0
-    one.run()
     pulses = _touched(one)
     touched = 0.0
     for _ in range(steps):

@@ -82,7 +82,7 @@ class _ClampedRule(PhasedRule):
             solution = relax(
                 network,
                 state,
-                network.begin_phases(range(first, first + k), drive),
+                network.begin_phases(range(first, first + k), network, drive),
                 ClampNudge(network, value),
                 solver=self.solver if self.nudged_solver is None else self.nudged_solver,
                 stop=self.nudged,

@@ -20,10 +20,14 @@ def signed(word: int) -> int:
 
 
 def scrambled(z: Tensor) -> Tensor:
-    """Mixes the bits of int64 numbers, one to one; products of int64 wrap."""
-    z = _shifted(z, 30).bitwise_xor_(z).mul_(signed(_FIRST))
-    z = _shifted(z, 27).bitwise_xor_(z).mul_(signed(_SECOND))
-    return _shifted(z, 31).bitwise_xor_(z)
+    """Mixes the bits of int64 numbers, one to one, in their place; products of int64 wrap."""
+    shifted = torch.empty_like(z)
+    for n, factor in ((30, _FIRST), (27, _SECOND), (31, None)):
+        # a shift of int64 keeps the sign
+        z ^= torch.bitwise_right_shift(z, n, out=shifted).bitwise_and_((1 << (64 - n)) - 1)
+        if factor is not None:
+            z *= signed(factor)
+    return z
 
 
 def row_keys(numbers: Tensor, key: int | Tensor) -> Tensor:
@@ -39,20 +43,25 @@ def normal_of(rows: Tensor, like: Tensor) -> Tensor:
     """
     units = like.numel() // max(len(rows), 1)
     words = _bits(rows, (units + 1) // 2).view(torch.int32)
-    return torch.cat(_normal(*words.chunk(2, -1)), -1)[:, :units].reshape(like.shape).to(like.dtype)
+    numbers = words.to(torch.float32)
+    _normal(*numbers.chunk(2, -1))
+    return numbers[:, :units].reshape(like.shape).to(like.dtype)
 
 
 def normal_pairs_of(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Two independent standard normal numbers a key, float32 in the shape of the keys (from ``row_keys``)."""
-    return _normal(*keys.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1))
+    return _normal(*(w.to(torch.float32) for w in keys.view(torch.int32).unflatten(-1, (-1, 2)).unbind(-1)))
 
 
 def _normal(length: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    """Two independent standard normal numbers from two words of 32 random bits, int32 (Box & Muller 1958)."""
+    """Two independent standard normal numbers from two signed words of 32 random bits, float32, in their place.
+
+    Source: Box & Muller 1958.
+    """
     # the sign of the one is not needed, the other is an angle from -pi to pi
-    radius = length.to(torch.float32).abs_().add_(0.5).mul_(2.0**-31).log_().mul_(-2.0).sqrt_()
-    angle = angle.to(torch.float32).mul_(2.0**-31 * math.pi)
-    return torch.cos(angle).mul_(radius), angle.sin_().mul_(radius)
+    radius = length.abs().add_(0.5).mul_(2.0**-31).log_().mul_(-2.0).sqrt_()
+    torch.cos(angle.mul_(2.0**-31 * math.pi), out=length).mul_(radius)
+    return length, angle.sin_().mul_(radius)
 
 
 def uniform_of(rows: Tensor, like: Tensor) -> Tensor:
@@ -65,7 +74,3 @@ def uniform_of(rows: Tensor, like: Tensor) -> Tensor:
 def _bits(rows: Tensor, units: int) -> Tensor:
     """64 random bits a unit, ``[rows, units]``."""
     return scrambled(rows[:, None] + torch.arange(1, units + 1, device=rows.device) * signed(GOLDEN))
-
-
-def _shifted(z: Tensor, n: int) -> Tensor:
-    return (z >> n).bitwise_and_((1 << (64 - n)) - 1)  # a shift of int64 keeps the sign

@@ -139,7 +139,7 @@ class EnsembleRule:
             k, rows = len(group), slice(group.start, group.stop)
             beta = betas[:, rows].reshape(len(loss), -1, 1)
             nudge = CostNudge(network, self.loss_function, sample.target.repeat(1, k, 1), beta)
-            around = network.begin_phases(range(group.start + 1, group.stop + 1), drive)
+            around = network.begin_phases(range(group.start + 1, group.stop + 1), network, drive)
             state = network.repeat_state(free.state, k)
             solution = self.rule.relax_nudged(network, state, around, nudge)
             measured = network.measure(solution.state, group.start + 1)

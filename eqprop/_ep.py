@@ -55,7 +55,8 @@ class EquilibriumPropagation(PhasedRule):
 
     The contrast readout needs an energy; the tangent readout also serves vector fields (untied weights), where it is
     biased by the asymmetry of the Jacobian unless the nudged phases are corrected. Nudged phases start from the free
-    equilibrium and, on an ideal network, relax together as one batch; complex ones as stacked real pairs.
+    equilibrium and relax together as one batch, but on substrates where more than dense weights differs between them;
+    complex ones as stacked real pairs.
 
     Args:
         beta: nudge strength, other than 0.
@@ -226,7 +227,7 @@ class EquilibriumPropagation(PhasedRule):
             k = len(group)
             beta = real.betas[group.start : group.stop].reshape(-1, 1)
             nudge = CostNudge(network, self.loss_function, sample.target.repeat(k, 1), beta)
-            around = network.begin_phases(range(group.start + 1, group.stop + 1), drive)
+            around = network.begin_phases(range(group.start + 1, group.stop + 1), system, drive)
             solution = self.relax_nudged(system, system.repeat_state(free.state, k), around, nudge)
             measured = network.measure(solution.state, group.start + 1)
             phases.append(Phase(measured, real.weights[group.start : group.stop].reshape(-1), k))
@@ -256,7 +257,7 @@ class EquilibriumPropagation(PhasedRule):
             nudge = ComplexCostNudge(network, self.loss_function, sample.target.repeat(n, 1), beta[:, None])
             state = lifted.lift_state(system.repeat_state(free.state, n))
             numbers = range(first + group.start, first + group.stop)
-            around = network.begin_phases(numbers, drive, paired=True)
+            around = network.begin_phases(numbers, system, drive, paired=True)
             solution = self.relax_nudged(lifted, state, lifted.lift_drive(around), nudge)
             phases.append(Phase(network.measure(solution.state, numbers.start), weights, n, paired=True))
             solutions += lifted.split_solution(solution, n)

@@ -399,11 +399,12 @@ class Network(System, nn.Module):
     def begin_phase(self, phase: int) -> None:
         """Called before each relaxation; an ideal network does nothing."""
 
-    def begin_phases(self, phases: range, drive: Drive, *, paired: bool = False) -> Drive:
+    def begin_phases(self, phases: range, system: System, drive: Drive, *, paired: bool = False) -> Drive:
         """Called before the relaxation of nudged phases that run together, one after another along the batch.
 
         Args:
             phases: their numbers; several only where ``stacks_phases``.
+            system: what relaxes: the network, or what it made of itself.
             drive: of one.
             paired: whether states will be stacked real pairs, of which the real halves come first.
 
@@ -411,7 +412,7 @@ class Network(System, nn.Module):
             The drive of all.
         """
         self.begin_phase(phases.start)
-        return self.repeat_drive(drive, len(phases))
+        return system.repeat_drive(drive, len(phases))
 
     def measure(self, state: State, phase: int) -> State:
         """What is read of an equilibrium; an ideal network reads it exactly."""

@@ -82,7 +82,7 @@ def require_energy(rule: str, network: Network) -> None:
 
 
 def groups(phases: int, stacked: bool) -> list[range]:
-    """Phases that relax together: all of them, or one at a time on a substrate."""
+    """Phases that relax together: all of them, or one at a time on some substrates."""
     return [range(phases)] if stacked else [range(k, k + 1) for k in range(phases)]
 
 

@@ -76,7 +76,7 @@ class AgedCells(HeldCells):
 
     def _looked_at(self) -> int:
         """The time for which ageing is worked out: the last tick of a clock within whose period nothing moves by more
-        than a millionth of itself; a function of the time alone, so that a resumed run agrees."""
+        than 1e-5 of itself; a function of the time alone, so that a resumed run agrees."""
         ticks: int = self._kept("ticks", (), self._ticks)
         return self._moment.clock - self._moment.clock % ticks
 
@@ -88,10 +88,10 @@ class AgedCells(HeldCells):
             seconds = 0.0
             if isinstance(law, PowerLawDrift):
                 largest = law.largest(float(self._cells_normal.abs().max()))
-                seconds = min(1.0, 1e-6 * made.first_read_seconds / max(largest, 1e-9))
+                seconds = min(1.0, 1e-5 * made.first_read_seconds / max(largest, 1e-9))
         if noise is not None and noise.t_read_seconds is not None:
             growth = float(noise.growth(made.first_read_seconds))
-            seconds = min(seconds, 2e-6 * growth**2 * (made.first_read_seconds + noise.t_read_seconds))
+            seconds = min(seconds, 2e-5 * growth**2 * (made.first_read_seconds + noise.t_read_seconds))
         return int(2 ** math.floor(math.log2(max(seconds * 1e9, 1.0))))
 
     # -- read noise ----------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class AgedCells(HeldCells):
             if (distance := self._distance(noise, strength, g)) <= most:
                 return None, distance
             std = strength.mul_(g) if noise.relative else strength
-            return std.square_().sum(0), distance
+            return sum_of_squares(std), distance
 
         variance, distance = self._kept("far", (self._write, g), made)
         return variance if distance > most else None
@@ -204,6 +204,15 @@ class AgedCells(HeldCells):
         unit = strength * g if noise.relative else strength
         room = g - low if high is None else torch.minimum(g - low, high - g)
         return float((room / unit).nan_to_num_(nan=torch.inf).min())  # nothing to cut off where there is no noise
+
+
+def sum_of_squares(parts: Tensor) -> Tensor:
+    """Over the first dimension; overwrites ``parts``."""
+    first, *more = parts
+    first.square_()
+    for part in more:
+        first.addcmul_(part, part)
+    return first
 
 
 def _replaced(old: Tensor, cells: Tensor, new: Tensor) -> Tensor:

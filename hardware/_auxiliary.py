@@ -20,7 +20,7 @@ from hardware._mapping import Mapping, Single
 from hardware._printed import Printed
 from hardware._pulsed_cells import PulsedCells
 from hardware._streams import Streams
-from hardware._touched import apply_pulses, pulses_of
+from hardware._touched import Pulses, apply_pulses
 
 _LINES = {"column": None, "row": None}
 
@@ -171,15 +171,9 @@ class AuxiliaryCells(PulsedCells):
         return 0.0 if law is None else law.step * self.device.frame.unit / self.scale
 
     @torch.no_grad()
-    def gather(self, change: Tensor, counts: Tensor) -> None:
-        """Pulse a change onto the cells: one step.
-
-        Args:
-            change: proposed, ``[*weight]``; its sign counts.
-            counts: whole numbers of pulses, in its shape.
-        """
+    def gather(self, pulses: Pulses) -> None:
+        """Pulse a change onto the cells: one step."""
         self._step += 1
-        pulses = pulses_of(change, counts)
         apply_pulses(self, pulses, self._streams, self._key, (self._step,))
         self.counts[0] += pulses.counts.sum()
 

@@ -143,11 +143,11 @@ class ChipPhases(Mixin, Network):
         self._nudged = phase > 0
         self._new_relaxation()
 
-    def begin_phases(self, phases: range, drive: Drive, *, paired: bool = False) -> Drive:
+    def begin_phases(self, phases: range, system: System, drive: Drive, *, paired: bool = False) -> Drive:
         """As of the network. Phases that see different conductances still begin one after another, in time and in what
         is drawn; then they relax together, each with what it saw."""
         if len(phases) == 1 or not self._differ:
-            return super().begin_phases(phases, drive, paired=paired)
+            return super().begin_phases(phases, system, drive, paired=paired)
         inner = self._inner_keys
         arrays = {key: array for key, array in self.arrays.items() if key in inner}
         drives, acting = [], []

@@ -36,9 +36,9 @@ class Polynomial:
         if len(self.coefficients) == 1:
             return torch.full_like(x, self.coefficients[0])
         *rest, highest = (c / unit**i for i, c in enumerate(self.coefficients))
-        result = (x * highest).add_(rest[-1])
+        result = torch.add(x.new_full((), rest[-1]), x, alpha=highest)
         for c in rest[-2::-1]:
-            result = result.mul_(x).add_(c)
+            result = torch.addcmul(x.new_full((), c), result, x, out=result)
         return result
 
 
@@ -62,7 +62,8 @@ class ClippedLog:
 
     def __call__(self, x: Tensor, unit: float = 1.0) -> Tensor:
         log = x.clamp(min=SMALLEST * unit).log_()
-        return log.mul_(self.slope).add_(self.offset - self.slope * math.log(unit)).clamp_(self.low, self.high)
+        offset = x.new_full((), self.offset - self.slope * math.log(unit))
+        return torch.add(offset, log, alpha=self.slope, out=log).clamp_(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ class InversePower:
         most = min(self.scale / self.floor, self.high)
         least = (self.scale / most) ** (1 / self.exponent)
         log = x.clamp(min=least * unit).log_()
-        return log.mul_(-self.exponent).add_(math.log(self.scale) + self.exponent * math.log(unit)).exp_()
+        offset = x.new_full((), math.log(self.scale) + self.exponent * math.log(unit))
+        return torch.add(offset, log, alpha=-self.exponent, out=log).exp_()
 
 
 @dataclass(frozen=True)

@@ -56,10 +56,10 @@ class Mapping:
 
     def _pair(self, weight: Tensor, at_zero: float, share: float) -> Tensor:
         """``at_zero +- share s W``, within the range."""
-        both = weight.new_empty((2, *weight.shape))
+        both, zero = weight.new_empty((2, *weight.shape)), weight.new_full((), at_zero)
         for cell, sign in zip(both, self.signs, strict=True):
-            torch.mul(weight.detach(), sign * share * self.scale, out=cell)
-        return both.add_(at_zero).clamp_(self.g_min_siemens, self.g_max_siemens)
+            torch.add(zero, weight.detach(), alpha=sign * share * self.scale, out=cell)
+        return both.clamp_(self.g_min_siemens, self.g_max_siemens)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import warnings
 from torch import Tensor
 
 from hardware._streams import Streams
+from hardware._touched import Pulses, pulses_of
 from hardware._write_settings import WriteSettings
 
 
@@ -25,13 +26,14 @@ class PulseNumbers:
         self._settings, self._streams = settings, streams
         self.warned = False
 
-    def of(self, key: str, at: tuple[int, ...], n: Tensor, limited: Tensor) -> Tensor:
-        """Whole numbers of pulses, as floating point; ``n`` is overwritten.
+    def of(self, key: str, at: tuple[int, ...], change: Tensor, step: float, limited: Tensor) -> Pulses:
+        """The pulses that a change becomes.
 
         Args:
             key: of the connection.
             at: counters of the moment.
-            n: changes in units of a pulse's step, from 0 on.
+            change: of the parameters.
+            step: of them by a pulse.
             limited: counter of the changes that ``max_pulses`` cuts, ``[]``, to which theirs are added.
 
         Warns:
@@ -39,27 +41,30 @@ class PulseNumbers:
         """
         mode, most = self._settings.mode, self._settings.max_pulses
         if mode == "sign":
-            return (n > 0).to(n.dtype)
+            return pulses_of(change, change.sign().abs_())
+        size = change.abs()
         if mode == "stochastic":
-            n = n.add_(self._streams.uniform(f"pulses.chance/{key}", at, n.shape, n)).floor_()
+            chance = self._streams.uniform(f"pulses.chance/{key}", at, size.shape, size)
+            pulses = pulses_of(change, chance.add_(size, alpha=1.0 / step).floor_())
         else:
-            n = n.round_()
-        if n.device.type != "cpu":  # where a look would wait for the device
-            limited += (n > most).sum()
-        elif n.numel() and (largest := float(n.max())) > most:
-            cut = (n > most).sum()
+            pulses = pulses_of(change, size.div_(step).round_())
+        wanted = pulses.counts
+        if wanted.device.type != "cpu":  # where a look would wait for the device
+            limited += (wanted > most).sum()
+        elif len(wanted) and (largest := int(wanted.max())) > most:
+            cut = (wanted > most).sum()
             limited += cut
-            self._tell(key, int(cut), int((n > 0).sum()), largest)
-        return n.clamp_(max=most)
+            self._tell(key, int(cut), len(wanted), largest)
+        return pulses._replace(counts=wanted.clamp_(max=most))
 
-    def _tell(self, key: str, cut: int, pulsed: int, largest: float) -> None:
+    def _tell(self, key: str, cut: int, pulsed: int, largest: int) -> None:
         if self.warned or 2 * cut <= pulsed:
             return
         self.warned = True
         warnings.warn(
             f"write path: connection {key}: {100 * cut / pulsed:.0f} % of the changes of a step ask for more than "
-            f"max_pulses={self._settings.max_pulses} pulses, up to {largest:.0f}, and are cut; lower the learning "
-            f"rate, or write chip.write_path(optimizer, max_pulses={largest:.0f})",
+            f"max_pulses={self._settings.max_pulses} pulses, up to {largest}, and are cut; lower the learning "
+            f"rate, or write chip.write_path(optimizer, max_pulses={largest})",
             RuntimeWarning,
             stacklevel=9,
         )

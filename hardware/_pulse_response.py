@@ -15,7 +15,8 @@ from torch import Tensor
 from eqprop._errors import ConfigError
 from hardware._cell_draws import CellDraws
 from hardware._device_checks import normal, require_number, uniform
-from hardware._step_laws import Cells, ConstantStep, Frame, LinearStep, SoftBounds, StepLaw
+from hardware._few import numbers_of
+from hardware._step_laws import Cells, ConstantStep, Frame, LinearStep, SoftBounds, StepLaw, directed
 
 
 @dataclass(frozen=True)
@@ -207,11 +208,7 @@ class PulseResponse:
 
     def _directed(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> tuple[Tensor, Tensor]:
         """Step at weight zero, and factor at ``g``."""
-        if isinstance(up, bool):
-            return (cells.step_up_siemens if up else cells.step_down_siemens), self.law.factor(up, g, cells, frame)
-        step = torch.where(up, cells.step_up_siemens, cells.step_down_siemens)
-        ahead, behind = (self.law.factor(way, g, cells, frame) for way in (True, False))
-        return step, torch.where(up, ahead, behind)
+        return directed(up, cells.step_up_siemens, cells.step_down_siemens), self.law.factor(up, g, cells, frame)
 
     def _affine(
         self,
@@ -224,29 +221,43 @@ class PulseResponse:
     ) -> Tensor:
         """All pulses at once: each takes the same share of the distance to where steps vanish."""
         step, factor = self._directed(up, g, cells, frame)
-        ahead, behind = (self.law.reach(way, cells, frame) for way in (True, False))
-        if ahead is None or behind is None:
+        reach = self.law.reach(up, cells, frame)
+        if reach is None:
             raise ConfigError(f"{type(self.law).__name__}: got a train at once, needed a law that is affine")
-        reach = (ahead if up else behind) if isinstance(up, bool) else torch.where(up, ahead, behind)
-        n = counts.to(g.dtype)
-        share = (step / reach.abs()).clamp_(max=1.0 - torch.finfo(g.dtype).eps)
-        share = share.masked_fill_(cells.stuck, 0.0)  # a stuck cell may sit at weight zero, where the reach is 0 / 0
-        log = torch.log1p(-share)
-        # (1 - (1 - share)^n) / share, which tends to n where the reach is infinite
-        pulses = torch.where(share > 0, torch.expm1(n * log) / -share.clamp(min=torch.finfo(g.dtype).tiny), n)
-        change = (step * factor).masked_fill_(cells.stuck, 0.0)
+        lengths, stds = self._trains(counts.to(g.dtype), step, reach, cells.stuck)
+        one = (step * factor).masked_fill_(cells.stuck, 0.0)
+        change = one * lengths
         if self.noise > 0:
-            # errors made earlier shrink with the distance that is left: a sum of independent normal numbers is one
-            if self.noise_follows_step:
-                std = change * n.sqrt() * torch.exp((n - 1).clamp_(min=0.0) * log)
-            else:
-                many = torch.expm1(2 * n * log) / torch.expm1(2 * log).clamp_(max=-torch.finfo(g.dtype).tiny)
-                std = step * torch.where(share > 0, many, n).sqrt_()
-            change = (change * pulses).add_(std * normal(g.shape, generator, g), alpha=self.noise)
-        else:
-            change = change * pulses
-        moved = (g + _signed(up, change)).minimum(cells.high_siemens).maximum(cells.low_siemens)
+            std = (one if self.noise_follows_step else step) * stds
+            change = change.addcmul_(std, normal(g.shape, generator, g), value=self.noise)
+        moved = torch.clamp(g + _signed(up, change), cells.low_siemens, cells.high_siemens)
         return torch.where(counts > 0, moved, g)
+
+    def _trains(self, n: Tensor, step: Tensor, reach: Tensor, stuck: Tensor) -> tuple[Tensor, Tensor]:
+        """What trains of ``n`` pulses change, and the standard deviation of it, in units of those of one pulse."""
+        if n.device.type != "cpu" or n.dim() != 1:
+            return self._long_trains(n, step, reach, stuck)
+        many = numbers_of(n > 1)  # where steps are small, few of many
+        if 2 * len(many) > len(n):
+            return self._long_trains(n, step, reach, stuck)
+        lengths, stds = torch.ones_like(n), torch.ones_like(n)
+        if len(many):
+            parts = (t.index_select(0, many) if t.dim() else t for t in (n, step, reach, stuck))
+            for every, few in zip((lengths, stds), self._long_trains(*parts), strict=True):
+                every.index_copy_(0, many, few)
+        return lengths, stds
+
+    def _long_trains(self, n: Tensor, step: Tensor, reach: Tensor, stuck: Tensor) -> tuple[Tensor, Tensor]:
+        share = (step / reach.abs()).clamp_(max=1.0 - torch.finfo(n.dtype).eps)
+        share = share.masked_fill_(stuck, 0.0)  # a stuck cell may sit at weight zero, where the reach is 0 / 0
+        log, some = torch.log1p(-share), share > 0
+        # (1 - (1 - share)^n) / share, which tends to n where the reach is infinite
+        lengths = torch.where(some, torch.expm1(n * log) / -share.clamp(min=torch.finfo(n.dtype).tiny), n)
+        # errors made earlier shrink with the distance that is left: a sum of independent normal numbers is one
+        if self.noise_follows_step:
+            return lengths, n.sqrt() * torch.exp((n - 1).clamp_(min=0.0) * log)
+        squares = torch.expm1(2 * n * log) / torch.expm1(2 * log).clamp_(max=-torch.finfo(n.dtype).tiny)
+        return lengths, torch.where(some, squares, n).sqrt_()
 
 
 def _signed(up: bool | Tensor, change: Tensor) -> Tensor:

@@ -26,7 +26,9 @@ class PulsedCells(nn.Module):
     def _hold_cells(self, cells: Cells, where: torch.device) -> None:
         """Chance's decisions, which follow from the seed and are in no file."""
         for name, value in cells._asdict().items():
-            self.register_buffer(f"_cells_{name}", value.to(where), persistent=False)
+            alike = value.numel() > 0 and bool((value == value.flatten()[0]).all())  # one for all is faster to read
+            kept = value.flatten()[0].clone() if alike and name != "normal" else value
+            self.register_buffer(f"_cells_{name}", kept.to(where), persistent=False)
 
     def _hold_conductance(self, start: Tensor) -> None:
         """Conductances, which then belong to this module; hidden ones too where the device has noise of a write."""

@@ -1,8 +1,8 @@
 """How large the step of one pulse is at a given conductance: the pulse-response models, as data.
 
-A law gives the factor by which the step at weight zero shrinks or grows, ``up(g, cells, frame)`` and ``down(...)``. A
-factor is never below 0: a pulse does not work backwards. Where a factor is affine in g, ``1 - (g - zero) / reach``, the
-law gives its ``reach``, and trains of pulses then have a closed form.
+A law gives the factor by which the step at weight zero shrinks or grows, ``factor(up, g, cells, frame)``, where ``up``
+is the direction of all pulses, or a bool a cell. A factor is never below 0: a pulse does not work backwards. Where it
+is affine in g, ``1 - (g - zero) / reach``, the law gives its ``reach``, and trains of pulses have a closed form.
 """
 
 from __future__ import annotations
@@ -70,6 +70,20 @@ class Frame(NamedTuple):
     unit: float
 
 
+def directed(up: bool | Tensor, ahead: Tensor, behind: Tensor) -> Tensor:
+    """``ahead`` for pulses that go up, ``behind`` for those that go down: all alike, or each cell its own way."""
+    if isinstance(up, bool):
+        return ahead if up else behind
+    return torch.where(up, ahead, behind)
+
+
+def _either(up: bool | Tensor, ahead: float, behind: float, like: Tensor) -> float | Tensor:
+    """The same of two numbers."""
+    if isinstance(up, bool):
+        return ahead if up else behind
+    return torch.where(up, like.new_full((), ahead), like.new_full((), behind))
+
+
 @dataclass(frozen=True)
 class ConstantStep:
     """The same step everywhere (Gokmen & Vlasov 2016)."""
@@ -78,11 +92,11 @@ class ConstantStep:
         """The law's parameter of each cell from two standard normal numbers a cell: none."""
         return a.new_zeros(()), a.new_zeros(())
 
-    def reach(self, up: bool, cells: Cells, frame: Frame) -> Tensor | None:
+    def reach(self, up: bool | Tensor, cells: Cells, frame: Frame) -> Tensor | None:
         """Infinite."""
         return cells.low_siemens.new_full((), torch.inf)
 
-    def factor(self, up: bool, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
+    def factor(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
         """1."""
         return torch.ones_like(g)
 
@@ -108,14 +122,15 @@ class LinearStep:
         """Slopes of each cell."""
         return (self.slope_up + self.spread * a).abs(), (self.slope_down + self.spread * b).abs()
 
-    def reach(self, up: bool, cells: Cells, frame: Frame) -> Tensor | None:
+    def reach(self, up: bool | Tensor, cells: Cells, frame: Frame) -> Tensor | None:
         """Distance from weight zero to where the step vanishes (negative downwards)."""
-        bound, slope = (frame.high, cells.shape_up) if up else (frame.low, cells.shape_down)
-        return (bound - frame.zero) / slope
+        slope = directed(up, cells.shape_up, cells.shape_down)
+        return _either(up, frame.high - frame.zero, frame.low - frame.zero, slope) / slope
 
-    def factor(self, up: bool, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
+    def factor(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
         """``max(0, 1 - slope (g - zero) / (bound - zero))``."""
-        bound, slope = (frame.high, cells.shape_up) if up else (frame.low, cells.shape_down)
+        bound = _either(up, frame.high, frame.low, g)
+        slope = directed(up, cells.shape_up, cells.shape_down)
         return (1 - slope * ((g - frame.zero) / (bound - frame.zero))).clamp(min=0.0)
 
 
@@ -127,14 +142,14 @@ class SoftBounds:
         """None."""
         return a.new_zeros(()), a.new_zeros(())
 
-    def reach(self, up: bool, cells: Cells, frame: Frame) -> Tensor | None:
+    def reach(self, up: bool | Tensor, cells: Cells, frame: Frame) -> Tensor | None:
         """Distance from weight zero to the cell's bound."""
-        return (cells.high_siemens if up else cells.low_siemens) - frame.zero
+        return directed(up, cells.high_siemens, cells.low_siemens) - frame.zero
 
-    def factor(self, up: bool, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
+    def factor(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
         """``max(0, (bound - g) / (bound - zero))``."""
-        bound = cells.high_siemens if up else cells.low_siemens
-        return ((bound - g) / (bound - frame.zero)).clamp(min=0.0)
+        bound = directed(up, cells.high_siemens, cells.low_siemens)
+        return (bound - g).div_(bound - frame.zero).clamp_(min=0.0)
 
 
 @dataclass(frozen=True)
@@ -162,14 +177,15 @@ class ExponentialStep:
         """None."""
         return a.new_zeros(()), a.new_zeros(())
 
-    def reach(self, up: bool, cells: Cells, frame: Frame) -> Tensor | None:
+    def reach(self, up: bool | Tensor, cells: Cells, frame: Frame) -> Tensor | None:
         """Not affine."""
         return None
 
-    def factor(self, up: bool, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
+    def factor(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
         """As above."""
         z = 2 * self.a * (g - frame.zero) / (cells.high_siemens - cells.low_siemens) + self.b
-        a, gamma = (self.amplitude_up, self.gamma_up) if up else (self.amplitude_down, -self.gamma_down)
+        a = _either(up, self.amplitude_up, self.amplitude_down, g)
+        gamma = _either(up, self.gamma_up, -self.gamma_down, g)
         return (1 - a * torch.exp(gamma * z)).clamp(min=0.0)
 
 
@@ -196,15 +212,15 @@ class PowerStep:
         """Exponents of each cell."""
         return self.gamma_up * (1 + self.spread * a).abs(), self.gamma_down * (1 + self.spread * b).abs()
 
-    def reach(self, up: bool, cells: Cells, frame: Frame) -> Tensor | None:
+    def reach(self, up: bool | Tensor, cells: Cells, frame: Frame) -> Tensor | None:
         """Not affine."""
         return None
 
-    def factor(self, up: bool, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
+    def factor(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
         """As above."""
-        ahead = cells.high_siemens - g if up else g - cells.low_siemens
+        ahead = directed(up, cells.high_siemens - g, g - cells.low_siemens)
         omega = (ahead / (cells.high_siemens - cells.low_siemens)).clamp(0.0, 1.0)
-        return omega ** (cells.shape_up if up else cells.shape_down)
+        return omega ** directed(up, cells.shape_up, cells.shape_down)
 
 
 @dataclass(frozen=True)
@@ -229,12 +245,14 @@ class PiecewiseStep:
         """None."""
         return a.new_zeros(()), a.new_zeros(())
 
-    def reach(self, up: bool, cells: Cells, frame: Frame) -> Tensor | None:
+    def reach(self, up: bool | Tensor, cells: Cells, frame: Frame) -> Tensor | None:
         """Not affine."""
         return None
 
-    def factor(self, up: bool, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
+    def factor(self, up: bool | Tensor, g: Tensor, cells: Cells, frame: Frame) -> Tensor:
         """As above."""
+        if not isinstance(up, bool):
+            return directed(up, *(self.factor(way, g, cells, frame) for way in (True, False)))
         factors = self.up_factors if up else self.down_factors
         nodes = tuple(i / (len(factors) - 1) for i in range(len(factors)))
         return interpolate((g - cells.low_siemens) / (cells.high_siemens - cells.low_siemens), nodes, factors)

@@ -11,6 +11,7 @@ import math
 import operator
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,11 +61,15 @@ class Streams:
         if self.seed < 0:
             raise ConfigError(f"seed: got {seed!r}, needed a whole number from 0 on; one seed is one chip")
         self.drawn: Counter[str] = Counter()
+        self._fast = np.random.SFC64(0)  # whose state every draw sets
 
     def key(self, source: str, *counters: int) -> int:
         """64 bits that stand for the source at that moment."""
+        return int.from_bytes(self._digest(source, counters, 8), "little")
+
+    def _digest(self, source: str, counters: Sequence[int], size: int) -> bytes:
         text = "/".join([str(self.seed), source, *map(str, counters)])
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+        return hashlib.blake2b(text.encode(), digest_size=size).digest()
 
     def generator(self, source: str, *counters: int) -> torch.Generator:
         """A CPU generator at the start of the stream of that moment."""
@@ -79,9 +84,12 @@ class Streams:
         """Uniform numbers in [0, 1) of an array, as ``normal``."""
         self.drawn[source] += 1
         size = math.prod(shape)
-        bits = np.random.SFC64(self.key(source, *counters)).random_raw((size + 1) // 2)
-        words = torch.from_numpy(bits.view(np.int32)[:size])
-        return words.bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24).view(tuple(shape)).to(like)
+        words = np.frombuffer(self._digest(source, counters, 24), dtype="<u8")
+        state = {"state": np.append(words, np.uint64(1))}  # a digest needs no seeding, which takes as long as a draw
+        fast: Any = self._fast
+        fast.state = {"bit_generator": "SFC64", "state": state, "has_uint32": 0, "uinteger": 0}
+        bits = torch.from_numpy(self._fast.random_raw((size + 1) // 2).view(np.int32)[:size])
+        return bits.bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24).view(tuple(shape)).to(like)
 
     def sample_normal(self, source: str, counters: Sequence[int], keys: Tensor, like: Tensor) -> Tensor:
         """Standard normal numbers in the shape of ``like [batch, ...]``, from a key a row.

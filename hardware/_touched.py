@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hardware._cell_draws import CellDraws
 from hardware._devices import Device
+from hardware._few import numbers_of
 from hardware._mapping import Mapping
 from hardware._step_laws import Cells
 from hardware._streams import Streams
+
+_MOST = 1 << 31  # pulses that are counted
 
 
 class Bank(Protocol):
@@ -52,9 +54,11 @@ class Pulses(NamedTuple):
 
 
 def pulses_of(change: Tensor, counts: Tensor) -> Pulses:
-    """The pulses among ``counts``, any shape; on an accelerator this waits for their number."""
-    where = _numbers(counts.flatten().to(torch.bool))
-    return Pulses(where, counts.take(where).to(torch.int64), change.take(where) > 0)
+    """The pulses among ``counts``, whole numbers as floating point, of any shape; on an accelerator this waits for how
+    many there are."""
+    # NaN gives no pulses on an accelerator, and does not come here on a CPU, where comparisons are slow
+    where = numbers_of(counts.flatten().to(torch.bool) if counts.device.type == "cpu" else counts.flatten() > 0)
+    return Pulses(where, counts.take(where).clamp_(max=_MOST).to(torch.int64), change.take(where) > 0)
 
 
 def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tuple[int, ...]) -> Tensor:
@@ -90,13 +94,6 @@ def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tup
         seen = torch.where(cells.stuck, g, device.apparent(g, draws))
         bank.conductance.view(-1).index_copy_(0, numbers, seen)
     return numbers
-
-
-def _numbers(mask: Tensor) -> Tensor:
-    """Where a mask ``[size]`` is true, ``[n]``, int64."""
-    if mask.device.type == "cpu" and type(mask) is Tensor:
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))  # in half the time
-    return mask.nonzero().flatten()
 
 
 def _trains(bank: Bank, pulses: Pulses, *, one_way: bool) -> tuple[Tensor, Tensor, Tensor]:

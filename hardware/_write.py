@@ -16,7 +16,7 @@ from hardware._array import Array
 from hardware._auxiliary import AuxiliaryCells
 from hardware._cell_draws import CellDraws
 from hardware._pulse_numbers import PulseNumbers
-from hardware._touched import apply_pulses, pulses_of
+from hardware._touched import Pulses, apply_pulses
 from hardware._write_checks import require_optimizer, require_pulses
 from hardware._write_settings import WriteSettings
 
@@ -149,7 +149,7 @@ class WritePath:
         """What an auxiliary array makes of a change: what it asks of the weights, or None in most steps."""
         change = auxiliary.settings.gain * change
         at = (auxiliary.steps + 1,)
-        auxiliary.gather(change, self._counts(f"auxiliary/{key}", at, change.abs().div_(auxiliary.step_size)))
+        auxiliary.gather(self._pulses(f"auxiliary/{key}", at, change, auxiliary.step_size))
         return auxiliary.transfer()
 
     def _remember(self) -> None:
@@ -220,7 +220,7 @@ class WritePath:
         step = law.step * device.frame.unit / array.scale
         both = 1 if law.one_way else array.mapping.cells
         at = (array.write_number,)
-        pulses = pulses_of(change, self._counts(key, at, change.abs().div_(both * step)))
+        pulses = self._pulses(key, at, change, both * step)
         touched = apply_pulses(array, pulses, self._chip.streams, key, at)
         array.counts[1] += both * pulses.counts.sum()
         if law.one_way:
@@ -228,9 +228,9 @@ class WritePath:
         array.restart(touched, self._chip._moment.clock)
         self._take_over(key, array, None if written_by_others else pulses.where)
 
-    def _counts(self, key: str, at: tuple[int, ...], n: Tensor) -> Tensor:
-        """Whole numbers of pulses, as floating point."""
-        return self._numbers.of(key, at, n, self._chip.get_buffer("_limited"))
+    def _pulses(self, key: str, at: tuple[int, ...], change: Tensor, step: float) -> Pulses:
+        """What a change becomes."""
+        return self._numbers.of(key, at, change, step, self._chip.get_buffer("_limited"))
 
     def _refresh(self, key: str, array: Array, where: Tensor) -> Tensor:
         """Write full pairs among the parameters ``where`` anew from their difference: the lower cell at the bottom.

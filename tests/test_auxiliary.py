@@ -15,6 +15,7 @@ import eqprop
 import hardware
 from eqprop import ConfigError
 from hardware import Auxiliary, CellArray, Substrate
+from hardware._touched import pulses_of
 from tests.helpers import seeded
 
 SOFT: Any = hardware.device("reram-sb")
@@ -122,8 +123,8 @@ def test_changes_reach_the_weights_line_by_line() -> None:
         torch.optim.SGD(by_row.parameters(), lr=1.0), mode="proportional", auxiliary=replace(settings, by="row")
     )
     auxiliary = by_row.arrays["input-output"].auxiliary
-    auxiliary.gather(torch.ones(30, 6), torch.full((30, 6), 20.0))
-    auxiliary.gather(torch.ones(30, 6), torch.full((30, 6), 20.0))
+    auxiliary.gather(pulses_of(torch.ones(30, 6), torch.full((30, 6), 20.0)))
+    auxiliary.gather(pulses_of(torch.ones(30, 6), torch.full((30, 6), 20.0)))
     asked = auxiliary.transfer()
     assert asked[:2].abs().min() > 0 and not asked[2:].any()
 
@@ -136,7 +137,7 @@ def test_an_auxiliary_cell_rests_at_zero_and_holds_what_is_pulsed() -> None:
     cells = auxiliary.cells
     up, down = (SOFT.pulses.step_siemens(way, auxiliary.reference, cells, SOFT.frame) for way in (True, False))
     torch.testing.assert_close(up, down, rtol=1e-3, atol=0.0)
-    auxiliary.gather(torch.ones(30, 6), torch.full((30, 6), 5.0))
+    auxiliary.gather(pulses_of(torch.ones(30, 6), torch.full((30, 6), 5.0)))
     assert float(auxiliary.value.median()) == pytest.approx(5 * auxiliary.step_size, rel=0.2)
 
 
@@ -155,7 +156,7 @@ def test_reads_have_the_noise_and_the_levels_that_are_set() -> None:
         settings = Auxiliary(transfer_rate=1.0, lines=6, **options)
         chip.write_path(torch.optim.SGD(chip.parameters(), lr=1.0), auxiliary=settings)
         auxiliary = chip.arrays["input-output"].auxiliary
-        auxiliary.gather(torch.ones(30, 6), torch.full((30, 6), 31.0))
+        auxiliary.gather(pulses_of(torch.ones(30, 6), torch.full((30, 6), 31.0)))
         found[name] = auxiliary.transfer()
     assert float((found["noisy"] - found["exact"]).std()) == pytest.approx(0.05, rel=0.25)
     assert float((found["off"] - found["exact"]).std()) == pytest.approx(0.1, rel=0.25)

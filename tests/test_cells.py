@@ -17,6 +17,7 @@ import eqprop
 import hardware
 from eqprop import ConfigError, DataError
 from hardware import CellArray, NudgeSource, PathGains, ResistiveNetwork, Substrate, Timing
+from hardware._step_laws import Cells
 from tests.helpers import inputs, network, seeded
 
 PULSED = [name for name in hardware.DEVICES if hardware.device(name).pulses is not None]
@@ -39,7 +40,7 @@ def wide(layout: CellArray, **options: Any) -> Any:
 @pytest.mark.parametrize("device", ["reram-array-om", "idealized", "hermes-pcm"])
 def test_the_cells_that_cannot_move_are_those_that_are_declared_stuck(device: str, share: float | None) -> None:
     array = wide(CellArray(device, stuck_share=share)).arrays["input-hidden1"]
-    cells = array.cells
+    cells = Cells(*(t.expand(array.conductance.shape) for t in array.cells))
     stuck = cells.low_siemens == cells.high_siemens
     assert torch.equal(stuck, cells.stuck)
     law = array.device.pulses

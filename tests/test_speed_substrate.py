@@ -60,5 +60,5 @@ def test_the_share_of_cells_is_that_of_a_step() -> None:
         )
         for rate in (1e-3, 1.0)
     )
-    assert _share(few) < 0.2 < _share(many)
+    assert _share(few, 5) < 0.2 < _share(many, 5)
     assert few.written[1] > 0
