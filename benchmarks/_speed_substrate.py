@@ -3,8 +3,9 @@
 Every candidate takes whole steps (``zero_grad``, ``rule.backward``, SGD) of the same network on the same batch: the
 plain network, and the same once more as a control; a chip of the ideal substrate; full phase-change chips, of which
 every cell, or one of every pair, is written again after each step and read afresh in each relaxation; and cells that
-learn by stochastic pulses, few of them a step. Who begins a round changes from round to round: the first comes after
-the last of the round before, whose data are still in the caches. How far the control is from 1 is the error of all.
+learn by stochastic pulses, few of them a step. Everyone takes several steps at a time, as in training: the first one
+finds the data of another in the caches. Who begins a round changes from round to round. How far the control is from 1
+is the error of all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from benchmarks._timing import Candidates, each_round, middle, ratio
 
 #: a second plain network, whose ratio would be 1 without errors of the measurement
 CONTROL = "plain, once more"
+#: steps that a candidate takes at a time
+CALLS = 6
 TARGETS = {"ideal substrate": 1.05, "pcm, every cell written": 4.0, "sparse pulses": 2.5}
 # rates of the optimiser: a rate at which cells of this kind learn digits well, and one that touches many of them
 RATES = {"sparse pulses": 0.004, "many pulses": 0.05}
@@ -117,7 +120,7 @@ def substrate_suite(arguments: argparse.Namespace) -> None:
             "seeds": [0],
             "median_seconds": times,
             "share_of_cells_touched_a_step": shares,
-            "steps": arguments.rounds * len(made),
+            "steps": arguments.rounds * CALLS * len(made),
         },
         device=device,
     )
@@ -143,7 +146,7 @@ def _touched(one: Candidate) -> list[torch.Tensor]:
 
 def _interleaved(candidates: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
     """Median seconds of a step, and the median over rounds of its ratio to the plain step of the same round."""
-    each = each_round(candidates, rounds=rounds, calls=2, warm_up=2, order=_turned)
+    each = each_round(candidates, rounds=rounds, calls=CALLS, warm_up=2, order=_turned)
     return middle(each), {name: ratio(each, name, "plain") for name in candidates}
 
 

@@ -12,6 +12,7 @@ from eqprop._graph import GraphNetwork
 from eqprop._network import Network
 from hardware._array import Array, OnChip
 from hardware._chip_dynamics import ChipDynamics
+from hardware._chip_phases import ChipPhases, acts_through_arrays_alone
 from hardware._chip_state import packed, unpack
 from hardware._device_checks import is_number
 from hardware._input_noise import InputNoise, Source, leaves_noise_to_signals
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 N = TypeVar("N", bound=Network)
 
 
-class Chip(ChipDynamics):
+class Chip(ChipPhases):
     """Mixed into a network's own class by ``Substrate.fabricate``: ``isinstance(chip, HopfieldNetwork)`` holds.
 
     **Passes and phases.** ``drive(x)`` begins a pass: it writes what an optimiser changed, takes the numbers of its
@@ -51,7 +52,7 @@ class Chip(ChipDynamics):
             # changes of weights that a write path cut
             self.register_buffer("_limited", torch.zeros((), dtype=torch.int64, device=device), persistent=False)
             self._reading = None if substrate.adc is None else Reading(substrate.adc, self, self.streams)
-            if substrate.cells is not None or substrate.fluctuations or substrate.paths is not None:
+            if self._has_arrays:
                 self._fabricate_arrays()
             elif not self._has_units and (substrate.nudge is not None or substrate.thermal is not None):
                 raise ConfigError(
@@ -130,7 +131,7 @@ class Chip(ChipDynamics):
             raise DataError(
                 f"next_samples: got {tuple(numbers.shape)} of {numbers.dtype}, needed [batch] whole numbers"
             )
-        self._given = numbers.to(torch.int64)
+        self._course.given = numbers.to(torch.int64)
 
     def write_path(self, optimizer: torch.optim.Optimizer, **options: Any) -> WritePath:
         """Let what the optimiser proposes go through pulses on the cells, see ``hardware.WritePath``."""
@@ -161,15 +162,25 @@ def fabricate(substrate: Substrate, network: N, seed: int) -> N:
     if isinstance(network, Chip):
         raise ConfigError("fabricate: got a chip, needed a network; fabricate the network that it was made from")
     chip: Any = network.clone()
-    chip.__class__ = mixed_class(_kind(network), type(network))
+    chip.__class__ = mixed_class(_kind(network, substrate), type(network))
     chip._fabricate(substrate, seed)
     made: N = chip
     return made
 
 
-def _kind(network: Network) -> type[Chip]:
+class DisturbedChip(Chip, ChipDynamics):
+    """A chip on whose sweeps something acts: noise, sources of nudges, a rail, or weights that follow the phases.
+
+    Any other runs the sweeps of its network as they are.
+    """
+
+
+def _kind(network: Network, substrate: Substrate) -> type[Chip]:
     """The chip that a network of its kind becomes."""
     from hardware._circuit import Circuit
     from hardware._circuit_chip import CircuitChip
 
-    return CircuitChip if isinstance(network, Circuit) else Chip
+    if isinstance(network, Circuit):
+        return CircuitChip
+    still = acts_through_arrays_alone(substrate) and not (substrate.changes_between_phases or substrate.twin)
+    return Chip if still else DisturbedChip

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from eqprop._complex import ComplexCostNudge
-from eqprop._connections import DenseConnection
 from eqprop._contrastive import ClampNudge
-from eqprop._cuda_graphs import CaptureError
 from eqprop._errors import ConfigError
 from eqprop._graph import GraphNetwork
 from eqprop._network import AdjointDynamics, Bath, Cache, Drive, State, System
 from eqprop._nudge import CostNudge
-from hardware._chip_phases import ChipPhases
+from hardware._chip_phases import ChipPhases, acts_through_arrays_alone
 from hardware._nudge_source import NudgeSource, SourcedComplexNudge, SourcedNudge, clamp
 from hardware._rails import Rail
 from hardware._sourced_system import Sourced
@@ -27,14 +24,11 @@ if TYPE_CHECKING:
 
 
 class ChipDynamics(ChipPhases):
-    """Base of ``Chip``: the dynamics of its network, as they run on it."""
+    """Base of ``DisturbedChip``: the dynamics of its network, as they run on it."""
 
     def _fabricate(self, substrate: Substrate, seed: int) -> None:
         super()._fabricate(substrate, seed)
-        # nothing but arrays acts on the sweeps of a relaxation
-        self._undisturbed = substrate.thermal is None and substrate.nudge is None and substrate.rail is None
-        if self._differ:
-            self.stacks_phases = self.stacks_phases and self._undisturbed and substrate.adc is None and self._is_dense
+        self._arrays_alone = acts_through_arrays_alone(substrate)
         self._thermal = 0.0 if substrate.thermal is None else substrate.thermal.std_at(substrate.temperature_kelvin)
         if substrate.nudge is not None:
             gain, offset = substrate.nudge.draw(self.shapes[-1], self.streams, next(self.parameters()))
@@ -48,30 +42,18 @@ class ChipDynamics(ChipPhases):
                 "needed a HopfieldNetwork or DirectedNetwork; write rail=None"
             )
 
-    @property
-    def _is_dense(self) -> bool:
-        """Whether phases that see different weights may still share a product."""
-        return isinstance(self, GraphNetwork) and all(
-            isinstance(self.connection(key), DenseConnection) for key in self._inner_keys
-        )
-
-    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-            raise CaptureError("the conductances of a chip change from phase to phase")
-        return super().new_cache(products, paired)
-
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
-        if self._undisturbed:
+        if self._arrays_alone:
             return super().block_inputs(state, self._now(drive, state), block, cache)
         z = self._mean_inputs(state, drive, block, cache)
-        if self._thermal and not self._in_time:
+        if self._thermal and not self._course.in_time:
             for i, l in enumerate(block):
                 z[i] = z[i].add_(self._noise("thermal", l, z[i]).mul_(self._thermal_std(l)))
         return z
 
     def _noise(self, source: str, layer: int, like: Tensor) -> Tensor:
         """Standard normal numbers of a sweep."""
-        step = self._steps[layer] = self._steps.get(layer, 0) + 1
+        step = self._course.steps[layer] = self._course.steps.get(layer, 0) + 1
         return self.streams.sample_normal(source, (self._moment.phase, layer, step), self._keys_of(like), like)
 
     @property
@@ -81,7 +63,7 @@ class ChipDynamics(ChipPhases):
             return None
 
         def begin() -> None:
-            self._in_time = True
+            self._course.in_time = True
 
         return ThermalBath(
             self.substrate.thermal,
@@ -98,7 +80,7 @@ class ChipDynamics(ChipPhases):
         z = super().block_inputs(state, self._now(drive, state), block, cache)
         if self._supply is not None:
             for i, l in enumerate(block):
-                if (sag := self._supply.shift(state, l, self._nudged, drive.x.numel() == 0)) is not None:
+                if (sag := self._supply.shift(state, l, self._course.nudged, drive.x.numel() == 0)) is not None:
                     z[i] = z[i] + sag
         return z
 
@@ -109,10 +91,10 @@ class ChipDynamics(ChipPhases):
         return tuple(self._mean_inputs(state, drive, range(len(state)), self.new_cache()))
 
     def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        if self._undisturbed:
+        if self._arrays_alone:
             return super().update(state, drive, nudge, block, cache)
         if self._windowed:
-            self._last = (self, drive, nudge)
+            self._course.last = (self, drive, nudge)
         return super().update(state, drive, self.sourced(nudge), block, cache)
 
     def pull(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
@@ -121,7 +103,7 @@ class ChipDynamics(ChipPhases):
     def phi(self, state: State, drive: Drive) -> Tensor:
         """As of the network; with a shared rail, which has an energy where all units feel it alike."""
         phi, rail = super().phi(state, drive), self._supply
-        return phi if rail is None or rail.settings.spread else phi + rail.phi(state, self._nudged)
+        return phi if rail is None or rail.settings.spread else phi + rail.phi(state, self._course.nudged)
 
     def tangent(self, state: State, drive: Drive, *, transpose: bool) -> Callable[[State], State]:
         plain = super().tangent(state, drive, transpose=transpose)
@@ -143,18 +125,18 @@ class ChipDynamics(ChipPhases):
         source = self.substrate.nudge
         if source is None or not isinstance(nudge, CostNudge | ClampNudge | ComplexCostNudge):
             return nudge
-        if self._sourced[0] is not nudge:
-            self._sourced = (nudge, self._made_by(source, nudge))
-        return self._sourced[1]
+        if self._course.sourced[0] is not nudge:
+            self._course.sourced = (nudge, self._made_by(source, nudge))
+        return self._course.sourced[1]
 
     def _made_by(self, source: NudgeSource, nudge: CostNudge | ClampNudge | ComplexCostNudge) -> Any:
         gain, offset = self.get_buffer("_nudge_gain"), self.get_buffer("_nudge_offset")
         if isinstance(nudge, ClampNudge) or (isinstance(nudge, CostNudge) and source.mode == "clamp"):
-            return clamp(nudge, source, gain, offset, self._rest)
+            return clamp(nudge, source, gain, offset, self._course.rest)
         gain = gain * self.common_drift() if source.follows_cells else gain
         if isinstance(nudge, ComplexCostNudge):
-            return SourcedComplexNudge(nudge, source, gain, offset, self._rest)
+            return SourcedComplexNudge(nudge, source, gain, offset, self._course.rest)
         return self._sourced_nudge(nudge, source, gain, offset)
 
     def _sourced_nudge(self, nudge: CostNudge, source: NudgeSource, gain: Tensor, offset: Tensor) -> Any:
-        return SourcedNudge(nudge, source, gain, offset, self._rest)
+        return SourcedNudge(nudge, source, gain, offset, self._course.rest)

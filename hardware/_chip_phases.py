@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from eqprop._connections import DenseConnection
+from eqprop._cuda_graphs import CaptureError
 from eqprop._errors import DataError
 from eqprop._graph import GraphNetwork
-from eqprop._network import Drive, Network, State, System
+from eqprop._network import Cache, Drive, Network, State, System
 from hardware._array import Array, OnChip
+from hardware._course import Course
 from hardware._input_noise import InputNoise
 from hardware._mixing import Mixin
 from hardware._moment import Moment
@@ -20,8 +23,6 @@ from hardware._streams import Streams
 
 if TYPE_CHECKING:
     from hardware._substrate import Substrate
-
-_AT_REST: dict[str, Any] = {"_in_time": False, "_conversions": 0, "_sourced": (None, None), "_last": None}
 
 
 class ChipPhases(Mixin, Network):
@@ -38,24 +39,15 @@ class ChipPhases(Mixin, Network):
         self.substrate, self.streams = substrate, Streams(seed)
         self.seed = self.streams.seed
         self._moment = Moment(phase_time=round(substrate.timing.phase_seconds * 1e9))
-        self._fresh = True
-        self._keys: Tensor | None = None
+        self._course = Course()
         self._input_noise = self._reading = self._supply = None
         self._windowed = substrate.thermal is not None and substrate.thermal.window_sweeps > 1
+        self._has_arrays = substrate.cells is not None or bool(substrate.fluctuations) or substrate.paths is not None
         self._moves = False  # whether arrays change between phases
-        self._given: Tensor | None = None
-        self._driven: list[Drive] = []  # the last two, as they were made
-        self._shifts: tuple[Any, tuple[Tensor | None, ...]] = (None, ())
-        self._shifted: tuple[Any, Drive | None, Drive | None] = (None, None, None)
-        self._rest: Tensor | None = None  # the output layer at the free equilibrium, as read
-        self._sourced: tuple[Any, Any] = (None, None)
-        self._last: tuple[System, Drive, Any] | None = None
-        self._steps: dict[int, int] = {}
-        self._nudged = False  # whether a phase after the free one runs
-        self._in_time = False  # whether the relaxation takes its noise from the bath, instead of a sweep at a time
-        self._conversions = 0
         self._differ = substrate.changes_between_phases  # whether two nudged phases see different physics
-        self._joined = False  # whether such phases relax together
+        if self._differ:
+            alone = acts_through_arrays_alone(substrate) and substrate.adc is None
+            self.stacks_phases = self.stacks_phases and alone and self._is_dense
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -68,6 +60,13 @@ class ChipPhases(Mixin, Network):
     def _inner_keys(self) -> set[str]:
         """Of the connections between layers that move."""
         return {e.key for e in self._edges if e.tail != -1} if isinstance(self, GraphNetwork) else set()
+
+    @property
+    def _is_dense(self) -> bool:
+        """Whether phases that see different weights may still share a product."""
+        return isinstance(self, GraphNetwork) and all(
+            isinstance(self.connection(key), DenseConnection) for key in self._inner_keys
+        )
 
     def weight_of(self, key: str) -> Tensor:
         """The parameter that the array of that key holds."""
@@ -90,14 +89,17 @@ class ChipPhases(Mixin, Network):
         dac = self.substrate.input_dac
         if dac is not None:
             x = dac.convert(self.clamped(x))
-        self._begin_pass(len(x) if isinstance(x, Tensor) and x.dim() else 0)
+        self._begin_pass(x)
         made = self._drive_at(x)
-        self._driven = [made, *self._driven[:1]]
+        if self._moves:
+            self._course.driven = [made, *self._course.driven[:1]]
         return made
 
-    def _begin_pass(self, batch: int) -> None:
-        moment = self._moment
-        arrays = self.arrays
+    def _begin_pass(self, x: Tensor) -> None:
+        # what is no batch is refused by the network
+        batch, where = (len(x), x.device) if isinstance(x, Tensor) and x.dim() else (0, None)
+        moment, given = self._moment, self._course.given
+        arrays = self.arrays if self._has_arrays else {}
         if (moves := any(a.moving for a in arrays.values())) != self._moves:
             self._moves = moves
         lasts = round(self.substrate.timing.write_seconds * 1e9)
@@ -106,41 +108,34 @@ class ChipPhases(Mixin, Network):
         moment.clock += moment.phase_time
         moment.passes += 1
         moment.phase = 0
-        self._fresh = True
-        self._nudged = False
-        self._rest = None
-        if self._given is not None and len(self._given) != batch:
-            raise DataError(f"next_samples: got {len(self._given)} numbers for {batch} samples, needed one each")
-        device = next(self.parameters()).device
-        self._keys = (
-            torch.arange(moment.samples, moment.samples + batch, device=device)
-            if self._given is None
-            else self._given.to(device)
+        if given is not None and len(given) != batch:
+            raise DataError(f"next_samples: got {len(given)} numbers for {batch} samples, needed one each")
+        running = (
+            torch.arange(moment.samples, moment.samples + batch, device=where) if given is None else given.to(where)
         )
-        if self._given is not None:
-            self._given = None
+        self._course.begin_pass(running)
         moment.samples += batch
         self._new_relaxation()
 
     def _drive_at(self, x: Tensor) -> Drive:
         """What ``x`` gives at the conductances of now."""
         dac, seen = self.substrate.input_dac, x
-        if dac is not None and dac.noise_std > 0.0 and self._keys is not None:
-            seen = x + dac.noise_std * self.streams.sample_normal("dac", (), self._keys, x)
-        if self._input_noise is None or self._keys is None:
+        if dac is not None and dac.noise_std > 0.0 and self._course.keys is not None:
+            seen = x + dac.noise_std * self.streams.sample_normal("dac", (), self._course.keys, x)
+        if self._input_noise is None or self._course.keys is None:
             made = super().drive(seen)
         else:
-            made = self._input_noise.drive(seen, self._keys, lambda: super(ChipPhases, self).drive(seen))
+            made = self._input_noise.drive(seen, self._course.keys, lambda: super(ChipPhases, self).drive(seen))
         return made if seen is x else made._replace(x=x)  # rules know the codes alone
 
     def begin_phase(self, phase: int) -> None:
         super().begin_phase(phase)
-        if not self._fresh:
+        if not self._course.fresh:
             self._moment.phase += 1
             if not (self.substrate.twin and self._moment.phase == 1):  # twins relax at the same time
                 self._moment.clock += self._moment.phase_time
-        self._fresh = False
-        self._nudged = phase > 0
+        self._course.fresh = False
+        self._course.nudged = phase > 0
         self._new_relaxation()
 
     def begin_phases(self, phases: range, system: System, drive: Drive, *, paired: bool = False) -> Drive:
@@ -157,41 +152,38 @@ class ChipPhases(Mixin, Network):
             acting.append([array.both_ways(self.weight_of(key)) for key, array in arrays.items()])
         for array, each in zip(arrays.values(), zip(*acting, strict=True), strict=True):
             array.join(each * 2 if paired else each)
-        self._joined = True
+        self._course.joined = True
         layers = zip(zip(*drives, strict=True), self.shapes, strict=True)
         terms = tuple(torch.cat(each) if each[0].dim() > len(shape) else each[0] for each, shape in layers)
         return Drive(terms, torch.cat([drive.x] * len(phases)))
 
     def _part(self) -> None:
         """Undoes ``begin_phases``: what acts is what the last phase sees."""
-        if self._joined:
-            self._joined = False
+        if self._course.joined:
+            self._course.joined = False
             for array in self.arrays.values():
                 array.join(())
 
     def _new_relaxation(self) -> None:
         self._part()
-        self._steps.clear()
-        for name, value in _AT_REST.items():  # a module is slow to take attributes
-            if getattr(self, name) != value:
-                setattr(self, name, value)
+        self._course.begin_relaxation()
 
     def measure(self, state: State, phase: int) -> State:
         self._part()
         state = self._averaged(super().measure(state, phase))
         state = state if self._supply is None else self._supply.read(state)
         if self._reading is not None:
-            self._conversions += 1
-            at = (self._moment.phase, self._conversions)
+            self._course.conversions += 1
+            at = (self._moment.phase, self._course.conversions)
             state = self._reading.read(state, phase, self._keys_of(state[0]), at)
         if phase == 0:
-            self._rest = state[-1]
+            self._course.rest = state[-1]
         return state
 
     def _averaged(self, state: State) -> State:
         """The mean over the window that follows the relaxation."""
-        thermal, last = self.substrate.thermal, self._last
-        if thermal is None or not self._windowed or last is None or self._in_time:
+        thermal, last = self.substrate.thermal, self._course.last
+        if thermal is None or not self._windowed or last is None or self._course.in_time:
             return state
         system, drive, nudge = last
         if len(drive.x) != len(state[0]):
@@ -205,22 +197,29 @@ class ChipPhases(Mixin, Network):
             total = [t.add_(s) for t, s in zip(total, layers, strict=True)]
         return tuple(t.div_(thermal.window_sweeps) for t in total)
 
+    def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            raise CaptureError("the conductances of a chip change from phase to phase")
+        return super().new_cache(products, paired)
+
     # -- what a relaxation sees ----------------------------------------------------------------------------------------
 
     def _now(self, drive: Drive, state: State) -> Drive:
         """The drive of such a state, less what it was at the conductances with which the pass began, and with what it
         is at those of this phase."""
         moment = self._moment
-        if not self._moves or moment.phase == 0 or self._joined:
+        if not self._moves or moment.phase == 0 or self._course.joined:
             return drive
         rows = state[0].shape[0]
         stamp = (moment.passes, moment.phase, rows, torch.is_grad_enabled())
-        if self._shifted[1] is not drive or self._shifted[0] != stamp:  # one for all sweeps of a relaxation
-            self._shifted = (stamp, drive, drive._replace(terms=self._shifted_terms(drive, rows)))
-        return self._shifted[2] or drive
+        if (
+            self._course.shifted[1] is not drive or self._course.shifted[0] != stamp
+        ):  # one for all sweeps of a relaxation
+            self._course.shifted = (stamp, drive, drive._replace(terms=self._shifted_terms(drive, rows)))
+        return self._course.shifted[2] or drive
 
     def _shifted_terms(self, drive: Drive, rows: int) -> tuple[Tensor, ...]:
-        if not self._driven:
+        if not self._course.driven:
             return drive.terms
         shifts, paired = self._shift(drive), drive.x.numel() == 0
         pairs = zip(drive.terms, shifts, strict=True)
@@ -228,22 +227,27 @@ class ChipPhases(Mixin, Network):
 
     def _shift(self, drive: Drive) -> tuple[Tensor | None, ...]:
         """What the contribution of the clamped input has changed by since the pass began, ``[batch, *shape]``."""
-        made = next((d for d in self._driven if d.x is drive.x), self._driven[0])
+        made = next((d for d in self._course.driven if d.x is drive.x), self._course.driven[0])
         stamp = (self._moment.passes, self._moment.phase, id(made))
-        if self._shifts[0] != stamp:
+        if self._course.shifts[0] != stamp:
             with torch.no_grad():
                 now = self._drive_at(made.x)
                 pairs = zip(now.terms, made.terms, self.shapes, strict=True)
                 # a bias alone is digital, and has not changed
-                self._shifts = (stamp, tuple(a - b if a.dim() > len(shape) else None for a, b, shape in pairs))
-        return self._shifts[1]
+                self._course.shifts = (stamp, tuple(a - b if a.dim() > len(shape) else None for a, b, shape in pairs))
+        return self._course.shifts[1]
 
     def _keys_of(self, rows: Tensor) -> Tensor:
         """A key a row: samples, and further copies of them (halves of a complex state) with keys of their own."""
-        if self._keys is None or len(rows) % len(self._keys):
+        if self._course.keys is None or len(rows) % len(self._course.keys):
             return torch.arange(len(rows), device=rows.device)
-        copies = len(rows) // len(self._keys)
-        return torch.cat([self._keys + (k << 48) for k in range(copies)])
+        copies = len(rows) // len(self._course.keys)
+        return torch.cat([self._course.keys + (k << 48) for k in range(copies)])
+
+
+def acts_through_arrays_alone(substrate: Substrate) -> bool:
+    """Whether nothing but arrays acts on the sweeps of a relaxation."""
+    return substrate.thermal is None and substrate.nudge is None and substrate.rail is None
 
 
 def _repeated(shift: Tensor, rows: int, *, paired: bool) -> Tensor:

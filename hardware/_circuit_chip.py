@@ -17,7 +17,7 @@ from eqprop._network import Bath, Cache, Drive, State
 from eqprop._nudge import CostNudge
 from hardware._array import Array, _StraightThrough
 from hardware._cell_array import CellArray
-from hardware._chip import Chip
+from hardware._chip import DisturbedChip
 from hardware._circuit_heat import CircuitHeat
 from hardware._nodes import inverse
 from hardware._nudge_source import NudgeSource
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hardware._substrate import Substrate
 
 
-class CircuitChip(Chip, ResistiveNetwork):
+class CircuitChip(DisturbedChip, ResistiveNetwork):
     """A chip of a ``ResistiveNetwork``, made by ``Substrate.fabricate``: all resistors, those of biases too, are cells.
 
     Parameters are the conductances that cells were asked for; ``conductance(name)`` is what acts. Arrays go by the name
@@ -197,7 +197,7 @@ class CircuitChip(Chip, ResistiveNetwork):
                 "Langevin: got a network with amplifiers, whose own noise is not known, needed resistors and diodes; "
                 "write ResistiveNetwork(amplification=1.0), or solver=Alternating()"
             )
-        self._in_time = True
+        self._course.in_time = True
         operands = self._operands()
         totals = [g.detach() for g in self.node_siemens()]
         unit = None if self.substrate.thermal is None else self.substrate.thermal.conductance_siemens
@@ -207,7 +207,7 @@ class CircuitChip(Chip, ResistiveNetwork):
         return self.streams.sample_normal("langevin", (self._moment.phase, layer, step), self._keys_of(like), like)
 
     def pull(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        if not self._in_time:
+        if not self._course.in_time:
             return super().pull(state, drive, nudge, block, cache)
         nudge = self.sourced(nudge)
         new = []
@@ -227,12 +227,12 @@ class CircuitChip(Chip, ResistiveNetwork):
             return super()._made_by(source, nudge)
         gain, offset = self.get_buffer("_nudge_gain"), self.get_buffer("_nudge_offset")
         resistance = inverse(self.node_siemens()[-1].detach())
-        return circuit_clamp(nudge, source, gain, offset, self._rest, resistance)
+        return circuit_clamp(nudge, source, gain, offset, self._course.rest, resistance)
 
     def _sourced_nudge(self, nudge: CostNudge, source: NudgeSource, gain: Tensor, offset: Tensor) -> Any:
         if not isinstance(nudge.cost, SquaredError):
             return super()._sourced_nudge(nudge, source, gain, offset)
-        return SourcedConductance(nudge, source, gain, offset, self._rest)
+        return SourcedConductance(nudge, source, gain, offset, self._course.rest)
 
     def kcl_residual(self, state: State, drive: Drive, nudge: CostNudge | None = None) -> Tensor:
         """As of the network, in this phase; with the nudge as the chip's source makes it."""

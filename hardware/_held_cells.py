@@ -149,13 +149,17 @@ class HeldCells(PulsedCells):
         self._write += 1
 
     @torch.no_grad()
-    def read_back(self, where: Tensor | None = None) -> None:
-        """Ask of the cells what they hold: all parameters, or those of the numbers ``where``, ``[n]``."""
+    def read_back(self, where: Tensor | None = None, seen: Tensor | None = None) -> None:
+        """Ask of the cells what they hold: all parameters, or those of the numbers ``where``, ``[n]``.
+
+        Args:
+            seen: conductances of these, ``[cells, n]``, where they are known.
+        """
         if where is None:
             self.requested.copy_(self.decoded(self.conductance))
             self._holds_requested = True
         else:
-            g = self.conductance.view(self.mapping.cells, -1).index_select(1, where)
+            g = self.conductance.view(self.mapping.cells, -1).index_select(1, where) if seen is None else seen
             self.requested.put_(where, self.decoded(g))
 
     @torch.no_grad()

@@ -27,14 +27,14 @@ class Sourced(System):
 
     def block_inputs(self, state: State, drive: Drive, block: Sequence[int], cache: Cache) -> list[Tensor]:
         z, rail = self._system.block_inputs(state, drive, block, cache), self._chip._supply
-        if rail is not None and self._chip._nudged:
+        if rail is not None and self._chip._course.nudged:
             for i, l in enumerate(block):
                 if (shift := rail.nudge_shift(state[l], l, drive.x.numel() == 0)) is not None:
                     z[i] = z[i] + shift
         return z
 
     def update(self, state: State, drive: Drive, nudge: Any, block: Sequence[int], cache: Cache) -> State:
-        self._chip._last = (self, drive, nudge)
+        self._chip._course.last = (self, drive, nudge)
         return super().update(state, drive, self.sourced(nudge), block, cache)
 
     def sourced(self, nudge: Any) -> Any:

@@ -61,7 +61,19 @@ def pulses_of(change: Tensor, counts: Tensor) -> Pulses:
     return Pulses(where, counts.take(where).clamp_(max=_MOST).to(torch.int64), change.take(where) > 0)
 
 
-def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tuple[int, ...]) -> Tensor:
+class Touched(NamedTuple):
+    """Cells after their pulses.
+
+    Attributes:
+        numbers: of the cells in their array, ``[m]``, int64.
+        seen: their conductances, ``[cells, n]``, where all cells of a parameter were pulsed; else None.
+    """
+
+    numbers: Tensor
+    seen: Tensor | None
+
+
+def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tuple[int, ...]) -> Touched:
     """Pulse the cells, in place.
 
     Args:
@@ -70,13 +82,10 @@ def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tup
         streams: of the chip.
         key: of the connection.
         at: counters of the moment.
-
-    Returns:
-        Numbers of the cells that were touched, ``[m]``.
     """
     device, law = bank.device, bank.device.pulses
     if law is None:
-        return pulses.where[:0]
+        return Touched(pulses.where[:0], None)
     numbers, up, counts = _trains(bank, pulses, one_way=law.one_way)
     sizes: list[int] = []
     if not law.at_once(exact=False):  # one pulse after another, on ever fewer cells
@@ -91,9 +100,9 @@ def apply_pulses(bank: Bank, pulses: Pulses, streams: Streams, key: str, at: tup
     if law.write_noise > 0:
         if sizes:  # other trains may have been longer: what this cell draws next does not depend on that
             draws = CellDraws(streams, f"pulses.seen/{key}", at, numbers)
-        seen = torch.where(cells.stuck, g, device.apparent(g, draws))
-        bank.conductance.view(-1).index_copy_(0, numbers, seen)
-    return numbers
+        g = torch.where(cells.stuck, g, device.apparent(g, draws))
+        bank.conductance.view(-1).index_copy_(0, numbers, g)
+    return Touched(numbers, None if sizes or law.one_way else g.view(bank.mapping.cells, len(pulses.where)))
 
 
 def _trains(bank: Bank, pulses: Pulses, *, one_way: bool) -> tuple[Tensor, Tensor, Tensor]:

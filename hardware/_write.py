@@ -221,12 +221,15 @@ class WritePath:
         both = 1 if law.one_way else array.mapping.cells
         at = (array.write_number,)
         pulses = self._pulses(key, at, change, both * step)
-        touched = apply_pulses(array, pulses, self._chip.streams, key, at)
+        numbers, seen = apply_pulses(array, pulses, self._chip.streams, key, at)
         array.counts[1] += both * pulses.counts.sum()
         if law.one_way:
-            touched = torch.cat([touched, self._refresh(key, array, pulses.where)])
-        array.restart(touched, self._chip._moment.clock)
-        self._take_over(key, array, None if written_by_others else pulses.where)
+            numbers = torch.cat([numbers, self._refresh(key, array, pulses.where)])
+        array.restart(numbers, self._chip._moment.clock)
+        if written_by_others:
+            self._take_over(key, array)
+        else:
+            self._take_over(key, array, pulses.where, seen)
 
     def _pulses(self, key: str, at: tuple[int, ...], change: Tensor, step: float) -> Pulses:
         """What a change becomes."""
@@ -254,9 +257,9 @@ class WritePath:
         array.counts[0] += len(numbers)
         return numbers
 
-    def _take_over(self, key: str, array: Array, where: Tensor | None = None) -> None:
+    def _take_over(self, key: str, array: Array, where: Tensor | None = None, seen: Tensor | None = None) -> None:
         """The weights are what the cells hold: those of the numbers ``where`` anew, or all."""
         weight = self._weight(key)
-        array.read_back(where)
+        array.read_back(where, seen)
         weight.copy_(array.requested)
         array.agree(weight)
