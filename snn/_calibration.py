@@ -72,7 +72,7 @@ def calibrate(
     require_number("branching", branching, above=0.0)
     require_number("tolerance", tolerance, above=0.0)
     require_whole("max_runs", max_runs, 1)
-    buffers = [liquid.weight] + ([liquid.input_weight] if weights == "all" and liquid.input_weight is not None else [])
+    buffers = liquid.strengths(weights)
     before = [b.clone() for b in buffers]
     synapses = liquid.synapses
     tried: list[tuple[float, float]] = []
@@ -183,5 +183,6 @@ def calibrate_mean_field(liquid: Liquid, inputs: Tensor) -> Calibration:
     except ConfigError as error:
         raise ConfigError(f"{error}; write snn.calibrate(liquid, inputs), or a smaller input weight") from error
     scale = wanted / (float(liquid.weight.abs().sum()) / count)
-    liquid.weight.mul_(scale)
+    for strength in liquid.strengths("recurrent"):
+        strength.mul_(scale)
     return Calibration(scale, math.nan, 0)

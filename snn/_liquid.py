@@ -182,6 +182,14 @@ class Liquid(nn.Module):
         """Mask of the recurrent weights that are not 0, bool ``[post, pre]``."""
         return self.weight != 0
 
+    def strengths(self, weights: str = "all") -> list[Tensor]:
+        """Buffers in proportion to the strength of synapses, recurrent ones first.
+
+        Args:
+            weights: ``"recurrent"``, or ``"all"``, those from the inputs too.
+        """
+        return [self.weight] + ([self.input_weight] if weights == "all" and self.input_weight is not None else [])
+
     def settings(self) -> dict[str, Any]:
         """Arguments that make this liquid again; tensors are copies."""
         tensors = {

@@ -89,6 +89,10 @@ class ResistiveLiquid(Liquid):
     def fixed(self) -> bool:
         return self.read_noise == 0.0
 
+    def strengths(self, weights: str = "all") -> list[Tensor]:
+        read = [self.scale] + ([self.input_scale] if weights == "all" else [])
+        return super().strengths(weights) + read
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, read_noise={self.read_noise!r}, scope={self.scope!r}"
 

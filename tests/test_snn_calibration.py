@@ -93,3 +93,31 @@ def test_a_calibration_below_the_noise_names_the_noise() -> None:
         snn.calibrate(made, torch.zeros(5, 150, 1), branching=0.1)
     with pytest.raises(ConvergenceError, match="more or stronger inputs"):
         snn.calibrate(made, torch.zeros(5, 150, 1), branching=50.0, max_runs=3)
+
+
+@pytest.mark.parametrize(("weights", "wanted"), [("all", 0.8), ("recurrent", 1.45)])
+def test_read_noise_of_cells_is_scaled_along_with_their_weights(weights: str, wanted: float) -> None:
+    made = snn.rram_liquid(seed=1, weight=0.3, inputs=60, read_noise=0.1)
+    assert made.input_weight is not None
+    before = [t.clone() for t in (made.weight, made.scale, made.input_weight, made.input_scale)]
+    found = snn.calibrate(made, events(), branching=wanted, tolerance=0.06, weights=weights)
+    entries = found.scale if weights == "all" else 1.0
+    assert abs(found.scale - 1.0) > 0.05
+    after = (made.weight, made.scale, made.input_weight, made.input_scale)
+    for then, now, scale in zip(before, after, (found.scale, found.scale, entries, entries), strict=True):
+        assert torch.equal(now, then * scale)
+
+
+def test_a_calibration_that_fails_leaves_read_noise_as_it_was() -> None:
+    made = snn.rram_liquid(seed=1, weight=0.3, inputs=60, read_noise=0.1)
+    before = made.scale.clone()
+    with pytest.raises(ConvergenceError):
+        snn.calibrate(made, events(), branching=0.8, tolerance=1e-6, max_runs=3)
+    assert torch.equal(made.scale, before)
+
+
+def test_the_mean_field_scales_read_noise_too() -> None:
+    made = snn.rram_liquid(seed=1, weight=0.3, inputs=60, read_noise=0.1)
+    before = made.scale.clone()
+    found = snn.calibrate_mean_field(made, torch.zeros_like(events()))
+    assert torch.allclose(made.scale, before * found.scale) and found.scale != 1.0
