@@ -57,6 +57,7 @@ class Row:
         write: settings of the write path; None leaves the weights to the optimiser.
         rate: factor on the learning rates of the ideal network.
         epochs: of training.
+        cosine: learning rates fall along a cosine, epoch by epoch.
         series, x: the line of its group's figure that it belongs to, and where.
         note: what was assumed.
     """
@@ -72,6 +73,7 @@ class Row:
     write: dict[str, Any] | None = None
     rate: float = 1.0
     epochs: int = 5
+    cosine: bool = False
     series: str = ""
     x: float | None = None
     note: str = ""
@@ -92,6 +94,7 @@ class Row:
             "directed": self.directed,
             "write": None if self.write is None else WriteSettings(**self.write).spec(),
             "rates": list(make_rates(self)),
+            "cosine": self.cosine,
         }
 
 
@@ -161,6 +164,7 @@ def _mismatches() -> list[Row]:
                     DEEP,
                     substrate,
                     epochs=4,
+                    cosine=True,  # at a constant rate single classes come and go from epoch to epoch
                     series=label,
                     x=float(percent),
                     **settings,
@@ -233,3 +237,8 @@ def make_optimizer(row: Row, chip: Any) -> torch.optim.Optimizer:
     if row.write is not None:
         WritePath(optimizer, chip, **row.write)
     return optimizer
+
+
+def make_scheduler(row: Row, optimizer: torch.optim.Optimizer, epochs: int) -> Any:
+    """Of the learning rates, stepped after each epoch; None for constant ones."""
+    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs) if row.cosine else None

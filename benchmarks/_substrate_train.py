@@ -20,6 +20,7 @@ from benchmarks._substrate_rows import (
     make_network,
     make_optimizer,
     make_rule,
+    make_scheduler,
     rows,
 )
 from benchmarks._suite import finished, keep, trained
@@ -40,12 +41,14 @@ def train(row: Row, seed: int, data: eqprop.DataSplits, out: Path, *, epochs: in
     chip = make_chip(row, network, seed)
     initial = eqprop.evaluate(chip, data.validation, make_rule(row, seed)).accuracy
     chip, rule = make_chip(row, network, seed), make_rule(row, seed)  # the look took part of its noise
+    optimizer = make_optimizer(row, chip)
     trainer, stopped = trained(
         chip,
         rule,
-        make_optimizer(row, chip),
+        optimizer,
         data,
         folder,
+        scheduler=make_scheduler(row, optimizer, wanted),
         epochs=wanted,
         batch_size=BATCH,
         seed=seed,
