@@ -175,7 +175,9 @@ class DenseConnection(Connection):
         return Tangents(ahead, back, None)
 
     def phi(self, tail: Tensor, head: Tensor) -> Tensor:
-        return (head.flatten(1) * torch.matmul(tail.flatten(1), self.operand(back=False).mT)).sum(-1)
+        operand, flat = self.operand(back=False).mT, tail.flatten(1)
+        each = flat if operand.dim() == 2 else flat.unflatten(0, (len(operand), -1))
+        return (head.flatten(1) * torch.matmul(each, operand).view(len(flat), -1)).sum(-1)
 
     def add_gradient(self, tail: Tensor, head: Tensor, paired: bool = False) -> None:
         if not self.weight.requires_grad:
@@ -221,7 +223,8 @@ def _product_of_each(operand: Tensor, shape: Shape) -> Product:
 
     def add_each(z: Tensor, s: Tensor, own: Tensor, owned: bool) -> Tensor:
         each = s.reshape(phases, -1, tails)
-        base = z.reshape(heads) if z.dim() == len(shape) else z.reshape(phases, -1, heads)
+        # biases alone, of images one a channel, or a batch
+        base = z.expand(shape).reshape(heads) if z.dim() == len(shape) else z.reshape(phases, -1, heads)
         if each.dtype == operand.dtype:
             return torch.baddbmm(base, each, operand).view(-1, *shape)
         return (base + torch.bmm(each.to(operand.dtype), operand).to(s.dtype)).view(-1, *shape)

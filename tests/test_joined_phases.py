@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import eqprop
-from eqprop import EquilibriumPropagation, Network, Sweeps
+from eqprop import Conv, Dense, EquilibriumPropagation, HopfieldNetwork, Layer, Network, Sweeps
 from hardware import CellArray, FlickerNoise, Fluctuation, PathGains, Substrate, TelegraphNoise
-from tests.helpers import inputs, labels, network
+from tests.helpers import inputs, labels, network, random_state, seeded
 
 SUBSTRATES = {
     "cells": Substrate(cells=CellArray("pcm")),
@@ -74,6 +74,47 @@ def test_after_phases_that_relaxed_together_the_last_one_acts() -> None:
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
+def image_network() -> Network:
+    """Dense connections between layers of images, whose biases are one a channel, and which no input need reach."""
+    shapes = {"input": (2, 6, 6), "a": (2, 3, 3), "b": (2, 2, 2), "output": (3,)}
+    kinds = {name: Layer(shape, None if name == "input" else "tanh") for name, shape in shapes.items()}
+    made = [Conv("input", "a", stride=2, gain=0.4), Dense("a", "b", gain=0.4), Dense("b", "output", gain=0.4)]
+    net = HopfieldNetwork(kinds, made, generator=seeded(1), dtype=torch.float64)
+    with torch.no_grad():
+        for bias in net.biases.values():
+            bias.copy_(torch.randn(bias.shape, generator=seeded(2)))
+    return net
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("options", [{}, {"correction": "asymep"}, {"products": "bfloat16"}])
+def test_phases_relax_together_between_layers_of_images_too(options: dict[str, Any], batch: int) -> None:
+    chips: list[Any] = [SUBSTRATES["cells"].fabricate(image_network(), seed=2) for _ in range(2)]
+    assert chips[0].stacks_phases
+    chips[1].stacks_phases = False
+    rule = EquilibriumPropagation(beta=0.3, readout="tangent", free=Sweeps(20), nudged=Sweeps(20), **options)
+    found = [_gradient(chip, rule, batch) for chip in chips]
+    close = 1e-4 if options.get("products") else 1e-9
+    torch.testing.assert_close(found[0], found[1], rtol=close, atol=1e-3 * close)
+
+
+def test_energies_of_phases_that_are_together_are_those_of_each() -> None:
+    chips: list[Any] = [SUBSTRATES["cells"].fabricate(network("triangle"), seed=2) for _ in range(2)]
+    state, x = random_state(chips[0]), inputs(chips[0])
+    with torch.no_grad():
+        drives = [chip.drive(x) for chip in chips]
+        for chip in chips:
+            chip.begin_phase(0)
+        around = chips[0].begin_phases(range(1, 3), chips[0], drives[0])
+        together = chips[0].energy(chips[0].repeat_state(state, 2), around)
+        each = []
+        for phase in (1, 2):
+            chips[1].begin_phase(phase)
+            now = chips[1]._now(drives[1], state)
+            each.append(chips[1].energy(state, now))
+    torch.testing.assert_close(together, torch.cat(each), rtol=1e-12, atol=0.0)
+
+
 def test_phases_in_low_precision_relax_together_too() -> None:
     chips: list[Any] = [SUBSTRATES["cells"].fabricate(network("triangle"), seed=2) for _ in range(2)]
     chips[1].stacks_phases = False
@@ -91,7 +132,7 @@ def test_coupled_learning_on_a_chip_is_the_same_either_way() -> None:
     torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
 
 
-def _gradient(chip: Network, rule: eqprop.Rule) -> Tensor:
+def _gradient(chip: Network, rule: eqprop.Rule, batch: int = 6) -> Tensor:
     chip.zero_grad()
-    rule.backward(chip, inputs(chip), labels())
+    rule.backward(chip, inputs(chip, batch), labels(batch))
     return torch.cat([p.grad.flatten() for p in chip.parameters() if p.grad is not None])
