@@ -45,6 +45,13 @@ class Course:
     last: tuple[System, Drive, Any] | None = None
     steps: dict[int, int] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and files: without graphs, which drives have where gradients are on and torch does not copy."""
+        last = None if self.last is None else (self.last[0], _without_graph(self.last[1]), self.last[2])
+        driven = [_without_graph(d) for d in self.driven]
+        rest = None if self.rest is None else self.rest.detach()
+        return self.__dict__ | {"driven": driven, "last": last, "rest": rest, "shifted": (None, None, None)}
+
     def begin_pass(self, keys: Tensor) -> None:
         """Of samples with these keys."""
         self.keys, self.given, self.rest = keys, None, None
@@ -54,3 +61,8 @@ class Course:
         """Nothing of the one before holds."""
         self.in_time, self.conversions, self.sourced, self.last = False, 0, (None, None), None
         self.steps.clear()
+
+
+def _without_graph(drive: Drive) -> Drive:
+    x = drive.x.detach() if drive.x.requires_grad else drive.x  # the same object for all that came from it
+    return Drive(tuple(t.detach() for t in drive.terms), x)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
 
 from eqprop import ConfigError
-from hardware import Auxiliary, CellArray, Fluctuation, OutputAdc, Substrate
+from hardware import Auxiliary, CellArray, Fluctuation, OutputAdc, Substrate, ThermalNoise
 from tests.helpers import inputs, network
 
 
@@ -81,3 +83,14 @@ def test_the_state_of_a_chip_with_other_arrays_is_refused() -> None:
         Substrate().fabricate(net).load_state_dict(
             Substrate(fluctuations=(Fluctuation(0.1),)).fabricate(net).state_dict()
         )
+
+
+@pytest.mark.parametrize("thermal", [None, ThermalNoise(1e-3, window_sweeps=3)])
+def test_a_chip_can_be_copied_after_a_prediction_with_gradients_enabled(thermal: ThermalNoise | None) -> None:
+    """Which leaves drives with graphs behind, that torch does not copy."""
+    chip: Any = Substrate(cells=CellArray("pcm"), thermal=thermal).fabricate(network("triangle"), seed=1)
+    chip.predict(inputs(chip))
+    others = [chip.clone(), copy.deepcopy(chip), pickle.loads(pickle.dumps(chip))]
+    expected = chip.predict(inputs(chip))
+    for other in others:
+        torch.testing.assert_close(other.predict(inputs(chip)), expected, rtol=0.0, atol=0.0)
