@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from torch import Tensor
 
 from hardware._streams import Streams
@@ -41,8 +42,9 @@ class PulseNumbers:
         """
         mode, most = self._settings.mode, self._settings.max_pulses
         if mode == "sign":
-            return pulses_of(change, change.sign().abs_())
-        size = change.abs()
+            return pulses_of(change, change.sign().abs_().to(torch.float32))
+        # in half precision a chance may round to 1, and numbers from 256 on are not whole
+        size = change.abs().to(torch.promote_types(change.dtype, torch.float32))
         if mode == "stochastic":
             chance = self._streams.uniform(f"pulses.chance/{key}", at, size.shape, size)
             pulses = pulses_of(change, chance.add_(size, alpha=1.0 / step).floor_())

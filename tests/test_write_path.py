@@ -283,3 +283,16 @@ def test_settings_of_a_write_path_survive_a_file(of: Any) -> None:
         assert of.from_spec(plain) == settings
     with pytest.raises(ConfigError, match="field of"):
         of.from_spec(of().spec() | {"gian_std": 0.1})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_does_not_change_is_not_pulsed_in_any_precision(dtype: torch.dtype) -> None:
+    """A chance in half precision may round to 1, which is a pulse for nothing."""
+    net = eqprop.HopfieldNetwork.mlp(200, 200, 10, generator=seeded(1))
+    chip: Any = Substrate(cells=CellArray("ecram")).fabricate(net.to(dtype), seed=1)
+    optimizer = torch.optim.SGD(chip.parameters(), lr=0.1)
+    path = chip.write_path(optimizer, mode="stochastic")
+    for p in chip.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert path.pulses == 0
