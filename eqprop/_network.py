@@ -239,7 +239,8 @@ class Network(System, nn.Module):
         layers: name -> ``Layer``, the clamped input first.
         names: names of the layers that move.
         readout: ``nn.Linear`` outside the dynamics, or None.
-        stacks_phases: whether several nudged phases may relax as one larger batch (not on every substrate).
+        stacks_phases: whether several nudged phases may relax as one larger batch (not on every substrate), which
+            ``begin_phases`` begins.
     """
 
     has_energy: bool = False

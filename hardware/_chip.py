@@ -169,7 +169,7 @@ def fabricate(substrate: Substrate, network: N, seed: int) -> N:
 
 
 class DisturbedChip(Chip, ChipDynamics):
-    """A chip on whose sweeps something acts: noise, sources of nudges, a rail, or weights that follow the phases.
+    """A ``hardware.Chip`` on whose sweeps something acts: noise, a source of nudges, a rail, or weights of each phase.
 
     Any other runs the sweeps of its network as they are.
     """

@@ -125,7 +125,10 @@ class Substrate(Printed):
 
     @property
     def changes_between_phases(self) -> bool:
-        """Whether two phases of one sample see different physics, so that they cannot relax as one batch."""
+        """Whether two phases of one sample see different physics.
+
+        Where only conductances of dense layers differ, they relax as one batch all the same, each with its own.
+        """
         cells = self.cells is not None and self.cells.changes_between_phases
         moving = any(f.moves for f in self.fluctuations)
         return cells or moving or self.thermal is not None or self.adc is not None
