@@ -249,7 +249,7 @@ class PulseResponse:
 
     def _long_trains(self, n: Tensor, step: Tensor, reach: Tensor, stuck: Tensor) -> tuple[Tensor, Tensor]:
         share = (step / reach.abs()).clamp_(max=1.0 - torch.finfo(n.dtype).eps)
-        share = share.masked_fill_(stuck, 0.0)  # a stuck cell may sit at weight zero, where the reach is 0 / 0
+        share = share.masked_fill(stuck, 0.0)  # a stuck cell may sit at weight zero, where the reach is 0 / 0
         log, some = torch.log1p(-share), share > 0
         # (1 - (1 - share)^n) / share, which tends to n where the reach is infinite
         lengths = torch.where(some, torch.expm1(n * log) / -share.clamp(min=torch.finfo(n.dtype).tiny), n)

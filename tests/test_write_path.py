@@ -17,7 +17,7 @@ from torch import Tensor
 import eqprop
 import hardware
 from eqprop import ConfigError, DataError
-from hardware import Auxiliary, CellArray, Streams, Substrate, WriteSettings
+from hardware import Auxiliary, CellArray, ConstantStep, PulseResponse, Streams, Substrate, WriteSettings
 from hardware._cell_draws import CellDraws
 from hardware._touched import Pulses, apply_pulses, pulses_of
 from tests.helpers import seeded
@@ -296,3 +296,13 @@ def test_what_does_not_change_is_not_pulsed_in_any_precision(dtype: torch.dtype)
         p.grad = torch.zeros_like(p)
     optimizer.step()
     assert path.pulses == 0
+
+
+def test_cells_that_cannot_step_stay_whether_stuck_or_not() -> None:
+    """Their steps and reaches are one number for all, and who is stuck is not."""
+    law = PulseResponse(law=ConstantStep(), step=0.01, one_way=True, asymmetry=-1.0, stuck_share=0.3)
+    chip = chip_of(replace(hardware.device("idealized"), pulses=law), "one-sided")
+    array = chip.arrays["input-hidden1"]
+    before = array.conductance.clone()
+    path = step(chip, torch.full((30, 40), 0.1, dtype=torch.float64), mode="proportional", refresh_share=1.0)
+    assert path.pulses > 0 and torch.equal(array.conductance, before)
