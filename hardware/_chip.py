@@ -127,10 +127,13 @@ class Chip(ChipPhases):
         With them a sample meets the same noise of scopes ``sample``, ``phase`` and ``read`` wherever it comes in an
         epoch.
         """
-        if numbers.dim() != 1 or numbers.dtype.is_floating_point:
+        if not isinstance(numbers, Tensor):
             raise DataError(
-                f"next_samples: got {tuple(numbers.shape)} of {numbers.dtype}, needed [batch] whole numbers"
+                f"next_samples: got {type(numbers).__name__}, needed a tensor; write next_samples(torch.arange(64))"
             )
+        kind = numbers.dtype
+        if numbers.dim() != 1 or kind.is_floating_point or kind.is_complex or kind == torch.bool:
+            raise DataError(f"next_samples: got {tuple(numbers.shape)} of {kind}, needed [batch] whole numbers")
         self._course.given = numbers.to(torch.int64)
 
     def write_path(self, optimizer: torch.optim.Optimizer, **options: Any) -> WritePath:

@@ -149,6 +149,10 @@ def test_numbered_samples_meet_their_own_noise_wherever_they_come() -> None:
     with pytest.raises(DataError, match="got 2 numbers for 6 samples"):
         chip.next_samples(torch.tensor([1, 2]))
         chip.drive(x)
+    bad: Any
+    for bad in ([1, 2], torch.ones(6), torch.ones(6, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.int64)):
+        with pytest.raises(DataError, match=r"next_samples: got .*, needed"):
+            chip.next_samples(bad)
 
 
 def test_streams_are_standard_uncorrelated_and_repeatable(device: torch.device) -> None:
