@@ -78,7 +78,8 @@ def image_network() -> Network:
     """Dense connections between layers of images, whose biases are one a channel, and which no input need reach."""
     shapes = {"input": (2, 6, 6), "a": (2, 3, 3), "b": (2, 2, 2), "output": (3,)}
     kinds = {name: Layer(shape, None if name == "input" else "tanh") for name, shape in shapes.items()}
-    made = [Conv("input", "a", stride=2, gain=0.4), Dense("a", "b", gain=0.4), Dense("b", "output", gain=0.4)]
+    made: list[Any] = [Conv("input", "a", stride=2, gain=0.4)]
+    made += [Dense("a", "b", gain=0.4), Dense("b", "output", gain=0.4)]
     net = HopfieldNetwork(kinds, made, generator=seeded(1), dtype=torch.float64)
     with torch.no_grad():
         for bias in net.biases.values():
