@@ -142,6 +142,9 @@ class Chip(ChipPhases):
 
         return WritePath(optimizer, self, **options)
 
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, chip {self.seed} of {self.substrate!r}"
+
     # -- copies and files ----------------------------------------------------------------------------------------------
 
     def get_extra_state(self) -> Tensor:

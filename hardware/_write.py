@@ -105,6 +105,9 @@ class WritePath:
         if self in self._at_work:
             self._at_work.remove(self)
 
+    def __repr__(self) -> str:
+        return f"WritePath({self.settings!r}, onto {', '.join(self._arrays)})"
+
     @property
     def pulses(self) -> int:
         """Pulses on single cells so far, those of auxiliary arrays included."""

@@ -306,3 +306,10 @@ def test_cells_that_cannot_step_stay_whether_stuck_or_not() -> None:
     before = array.conductance.clone()
     path = step(chip, torch.full((30, 40), 0.1, dtype=torch.float64), mode="proportional", refresh_share=1.0)
     assert path.pulses > 0 and torch.equal(array.conductance, before)
+
+
+def test_chips_and_write_paths_say_what_they_are() -> None:
+    chip = chip_of("idealized")
+    path = chip.write_path(torch.optim.SGD(chip.parameters(), lr=0.1), mode="sign")
+    assert f"chip {chip.seed} of Substrate(cells=CellArray(" in repr(chip) and "idealized" in repr(chip)
+    assert repr(path).startswith("WritePath(WriteSettings(mode='sign')") and "onto input-hidden1" in repr(path)
