@@ -144,7 +144,8 @@ def mismatch(lines: Sequence[Line]) -> Figure:
         _tidy(axes)
     for axes in panels[1:]:
         axes.axhline(1.0, color="0.8", linewidth=0.8, zorder=0)
-    panels[0].legend(frameon=False, fontsize="small", loc="lower left")
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, frameon=False, fontsize="small", loc="outside upper center", ncols=len(handles[1]))
     return figure
 
 
