@@ -10,8 +10,19 @@ from torch import Tensor
 
 import eqprop
 from eqprop import Conv, Dense, EquilibriumPropagation, HopfieldNetwork, Layer, Network, Sweeps
-from hardware import CellArray, FlickerNoise, Fluctuation, PathGains, Substrate, TelegraphNoise
-from tests.helpers import inputs, labels, network, random_state, seeded
+from eqprop._nudge import CostNudge
+from hardware import (
+    CellArray,
+    FlickerNoise,
+    Fluctuation,
+    NudgeSource,
+    PathGains,
+    SharedRail,
+    Substrate,
+    TelegraphNoise,
+    ThermalNoise,
+)
+from tests.helpers import inputs, labels, network, no_host_sync, random_state, seeded
 
 SUBSTRATES = {
     "cells": Substrate(cells=CellArray("pcm")),
@@ -137,3 +148,24 @@ def _gradient(chip: Network, rule: eqprop.Rule, batch: int = 6) -> Tensor:
     chip.zero_grad()
     rule.backward(chip, inputs(chip, batch), labels(batch))
     return torch.cat([p.grad.flatten() for p in chip.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("joined", [True, False], ids=["together", "apart"])
+@pytest.mark.parametrize("substrate", [*SUBSTRATES, "noise in sweeps"])
+def test_nothing_waits_inside_the_sweeps_of_a_chip(substrate: str, joined: bool) -> None:
+    """What a phase sees is worked out at its first sweep: from there on no value of a tensor is looked at."""
+    noisy = Substrate(thermal=ThermalNoise(1e-12), nudge=NudgeSource(0.05, 0.001, 0.001), rail=SharedRail(0.01))
+    chip: Any = SUBSTRATES.get(substrate, noisy).fabricate(network("triangle"), seed=2)
+    x, cost = inputs(chip), eqprop.cost("squared-error")
+    phases = range(1, 3) if joined and chip.stacks_phases else range(1, 2)
+    drive, state = chip.drive(x), chip.initial_state(len(x))
+    target = cost.target(labels(), chip.output(state)).repeat(len(phases), 1)
+    beta = torch.full((len(target), 1), 0.1, dtype=torch.float64)
+    chip.begin_phase(0)
+    around = chip.begin_phases(phases, chip, drive)
+    nudge, start = CostNudge(chip, cost, target, beta), chip.repeat_state(state, len(phases))
+    with torch.no_grad():
+        eqprop.relax(chip, start, around, nudge, stop=Sweeps(1))
+        with no_host_sync():
+            found = eqprop.relax(chip, start, around, nudge, stop=Sweeps(5))
+    assert all(torch.isfinite(s).all() for s in found.state)
