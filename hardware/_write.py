@@ -15,6 +15,7 @@ from eqprop._names import lookup
 from hardware._array import Array
 from hardware._auxiliary import AuxiliaryCells
 from hardware._cell_draws import CellDraws
+from hardware._few import numbers_of
 from hardware._pulse_numbers import PulseNumbers
 from hardware._touched import Pulses, apply_pulses
 from hardware._write_checks import require_optimizer, require_pulses
@@ -249,7 +250,7 @@ class WritePath:
         bottom = device.g_min_siemens + 0.05 * (device.g_max_siemens - device.g_min_siemens)
         size = array.requested.numel()
         g = array.hidden.view(-1, size).index_select(1, where)
-        full = ((g.amax(0) > bar) & (g.amin(0) > bottom)).nonzero().flatten()
+        full = numbers_of((g.amax(0) > bar) & (g.amin(0) > bottom))
         pairs = where.index_select(0, full)
         numbers = torch.cat([pairs, pairs + size])
         target = array.targets(array.decoded(g.index_select(1, full))).flatten()
