@@ -29,6 +29,11 @@ class CaptureError(RuntimeError):
     """A block that cannot be captured; the text is the reason."""
 
 
+def capturing() -> bool:
+    """Whether a graph is being captured now; asks no driver where CUDA was never used, for sweeps ask it too."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 class Backend(Protocol):
     """What captures: ``torch.cuda.CUDAGraph``, or a stand-in that needs no device.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from eqprop._counter_noise import GOLDEN, normal_of, row_keys, scrambled, signed
-from eqprop._cuda_graphs import CaptureError
+from eqprop._cuda_graphs import CaptureError, capturing
 from eqprop._errors import ConfigError
 from eqprop._network import Bath, State
 from eqprop._share import sample_numbers
@@ -76,7 +76,7 @@ class Langevin:
         return _Averaged(self, stop.n - self.window, stop.n)
 
     def step(self, problem: Problem, state: State, memory: Bath | None) -> Step:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if capturing():
             raise CaptureError("a replay would repeat the noise of its capture")
         system, drive, nudge, cache = problem
         bath = self._bath(problem) if memory is None else memory

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from eqprop._connections import DenseConnection
-from eqprop._cuda_graphs import CaptureError
+from eqprop._cuda_graphs import CaptureError, capturing
 from eqprop._errors import DataError
 from eqprop._graph import GraphNetwork
 from eqprop._network import Cache, Drive, Network, State, System
@@ -198,7 +198,7 @@ class ChipPhases(Mixin, Network):
         return tuple(t.div_(thermal.window_sweeps) for t in total)
 
     def new_cache(self, products: torch.dtype | None = None, paired: bool = False) -> Cache:
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        if capturing():
             raise CaptureError("the conductances of a chip change from phase to phase")
         return super().new_cache(products, paired)
 
